@@ -1,0 +1,32 @@
+"""`python -m hico.bench`: merge measures, report turns the rows into the README's table."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hico.bench import merge, report
+
+COMMANDS = {
+    "merge": (merge, "time merge_tokens and its relatives against eager and compiled PyTorch"),
+    "report": (report, "print the markdown table of the newest rows"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m hico.bench", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, ImportError) as error:
+        print(f"hico.bench: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

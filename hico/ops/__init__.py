@@ -1,0 +1,1 @@
+"""One file an op: registration, fake, autograd, checks and the public docstring."""

@@ -1,0 +1,64 @@
+"""Argument checks: one clear error that names what was expected and what came, before any work."""
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def tokens(name: str, x: Tensor) -> None:
+    """x is [B, N, C] in a floating dtype, with at least one channel."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected a tensor [B, N, C], got {type(x).__name__}")
+    if x.ndim != 3 or x.shape[-1] == 0:
+        raise ValueError(f"{name}: expected [B, N, C] with C >= 1, got {list(x.shape)}")
+    if x.dtype not in FLOATS:
+        raise ValueError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+
+
+def shape(name: str, t: Tensor, *expected: int) -> None:
+    """t has exactly this shape."""
+    if not isinstance(t, Tensor) or tuple(t.shape) != expected:
+        got = list(t.shape) if isinstance(t, Tensor) else type(t).__name__
+        raise ValueError(f"{name}: expected shape {list(expected)}, got {got}")
+
+
+def real(name: str, t: Tensor, *expected: int) -> None:
+    """t has this shape and a number for dtype."""
+    shape(name, t, *expected)
+    if t.dtype.is_complex or t.dtype == torch.bool:
+        raise ValueError(f"{name}: expected integers or floats, got {t.dtype}")
+
+
+def indices(name: str, t: Tensor, *expected: int) -> None:
+    """t has this shape and is int64 or int32."""
+    shape(name, t, *expected)
+    if t.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name}: expected int64 or int32, got {t.dtype}")
+
+
+def integer(name: str, value: int, low: int, high: int) -> None:
+    """low <= value <= high, and an integer."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise ValueError(f"{name}: expected an integer, got {type(value).__name__} {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} <= {name} <= {high}, got {value}")
+
+
+def one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def token_map(map: object) -> None:
+    """map is a TokenMap."""
+    if not (hasattr(map, "assign") and hasattr(map, "anchor")):
+        raise ValueError(f"map: expected a TokenMap, got {type(map).__name__}")
+
+
+def heads(num_heads: int, channels: int) -> None:
+    """The channels split evenly into the heads."""
+    integer("num_heads", num_heads, 1, channels)
+    if channels % num_heads:
+        raise ValueError(f"num_heads: expected a divisor of {channels} channels, got {num_heads}")
