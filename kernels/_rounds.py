@@ -241,7 +241,7 @@ def write_assign(assign, parent, slot, N, length, rounds, BLOCK: tl.constexpr):
 @triton.jit
 def run_rounds(
     unit, norm, unit_next, norm_next, val, idx, work, assign, anchor, lists, N, length, M, P,
-    MATCHED: tl.constexpr, BY_POSITION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BY_POSITION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, BLOCK_SUM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr, DOUBLE: tl.constexpr,
@@ -265,7 +265,7 @@ def run_rounds(
     rounds = 0
     while p > M:
         r = tl.minimum(p - M, (p - P) // 2)
-        if (not MATCHED) or rounds > 0:
+        if rounds > 0:
             match_round(unit, norm, val, idx, p, P, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, DOUBLE)
             tl.debug_barrier()
         merge_sources(val, idx, stay, order, after, parent, p, r, P, BLOCK_SRC)

@@ -8,16 +8,15 @@ from torch import Tensor
 from hico.kernels._rounds import run_rounds
 from hico.kernels.match import match, match_tile, unit_metric
 
-# rows longer than this have their first and largest round matched by a launch of its own, split
-# over programs
-SPLIT_ABOVE = 256
+# below this many rows each has a multiprocessor nearly to itself: wider tiles finish it sooner
+FEW_ROWS = 264
 
 
 @triton.jit(do_not_specialize=["N", "M", "P", "K"])
 def merge_rounds_kernel(
     unit, norm, unit_next, norm_next, value, index, work, lengths, assign, anchor, lists, N, M, P,
     K,
-    MATCHED: tl.constexpr, BY_POSITION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BY_POSITION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, BLOCK_SUM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr, DOUBLE: tl.constexpr,
@@ -33,7 +32,7 @@ def merge_rounds_kernel(
         unit + i_b * N * W, norm + i_b * N, unit_next + i_b * K * W, norm_next + i_b * K,
         value + i_b * ((N + 1) // 2), index + i_b * ((N + 1) // 2), work + i_b * (8 * N + 16),
         assign + i_b * N, anchor + i_b * M, lists + i_b * (M + 1 + N), N, length, M, P,
-        MATCHED, BY_POSITION, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, BLOCK_SUM, BLOCK_N, BLOCK_L, DOUBLE,
+        BY_POSITION, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, BLOCK_SUM, BLOCK_N, BLOCK_L, DOUBLE,
     )  # fmt: skip
 
 
@@ -55,14 +54,10 @@ def merge_rounds(
     if batch == 0 or n == 0:
         return assign, anchor, lists.zero_()
     unit, norm = unit_metric(x, num_heads, size)
-    matched = n > SPLIT_ABOVE
-    if matched:
-        value, index = match(
-            unit, norm, None, None, lengths=lengths, protected=protected, index_dtype=torch.int32
-        )  # fmt: skip
-    else:
-        value = norm.new_empty(batch, (n + 1) // 2)
-        index = torch.empty_like(value, dtype=torch.int32)
+    # the first and largest round is split over programs by a launch of its own
+    value, index = match(
+        unit, norm, None, None, lengths=lengths, protected=protected, index_dtype=torch.int32
+    )
     # the most tokens that a second round can start from
     rest = min(n, (n + min(protected, n) + 1) // 2)
     unit_next, norm_next = unit.new_empty(batch, rest, *unit.shape[2:]), norm.new_empty(batch, rest)
@@ -70,12 +65,15 @@ def merge_rounds(
     merge_rounds_kernel[(batch,)](
         unit, norm, unit_next, norm_next, value, index, work, lengths, assign, anchor, lists,
         n, num_tokens, protected, rest,
-        matched, by_position, d, DOUBLE=double, **rounds_tile(d, double),
+        by_position, d, DOUBLE=double, **rounds_tile(d, double, batch),
     )  # fmt: skip
     return assign, anchor, lists
 
 
-def rounds_tile(d: int, double: bool) -> dict[str, int]:
-    """Tile sizes of the rounds for a metric of d dimensions."""
+def rounds_tile(d: int, double: bool, batch: int) -> dict[str, int]:
+    """Tiles of the rounds of `batch` rows with a metric of d dimensions; never a matter of N."""
+    tile = match_tile(d, double)
+    if batch < FEW_ROWS and d <= 64 and not double:
+        tile["BLOCK_DST"] = 64
     sums = {"BLOCK_SUM": 32 if d <= 128 else 16, "BLOCK_N": 1024, "BLOCK_L": 128}
-    return {**match_tile(d, double), **sums, "num_stages": 2 if d <= 128 else 1}
+    return {**tile, **sums, "num_stages": 2 if d <= 128 else 1}

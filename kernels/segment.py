@@ -136,17 +136,14 @@ def total_dtype(x: Tensor, weights: Tensor | None) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def slot_tile(channels: int, slots: int, members: float) -> dict[str, int]:
-    """Tiles that sum one of `slots` slots of about `members` rows each (measured on an H200)."""
+def slot_tile(channels: int, slots: int) -> dict[str, int]:
+    """Tiles that sum `slots` slots: many take a row at a time each, few want more in flight."""
     block_c = power_of_2(channels, high=1024)
-    if members < 2:
-        return {"BLOCK_R": 1, "BLOCK_C": block_c, "num_warps": 1}
-    # a few slots want more rows in flight each than many do
-    rows = 4 if slots < 8192 else 2
+    rows, warps = (4, 4) if slots < 8192 else (1, 1)
     return {
         "BLOCK_R": power_of_2(1024 * rows // block_c, high=16),
         "BLOCK_C": block_c,
-        "num_warps": 4,
+        "num_warps": warps,
     }
 
 
@@ -168,7 +165,7 @@ def segment_reduce(
     lists = slot_lists(assign, num_slots) if lists is None else lists
     segment_reduce_kernel[(batch * num_slots,)](
         x, lists, weights, out, total, n, num_slots, channels, mean, double,
-        **slot_tile(channels, batch * num_slots, n / num_slots),
+        **slot_tile(channels, batch * num_slots),
     )  # fmt: skip
     return out, total
 

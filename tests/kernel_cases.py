@@ -27,6 +27,8 @@ def kernel_cases() -> Iterator[tuple[str, Callable[[], object]]]:
                 f"merge {name} protected={protected}",
                 partial(merge.merge_rounds, x, 64, 16, size, lengths, protected, by_position),
             )
+        many = torch.zeros(300, 100, 64, dtype=dtype)
+        yield f"merge many {name}", partial(merge.merge_rounds, many, 64, 1, None, None, 0, True)
         short = torch.zeros(2, 197, 64, dtype=dtype)
         yield (
             f"merge short {name}",
