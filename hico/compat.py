@@ -50,6 +50,8 @@ class Merge:
         _expect_tokens("x", x, self.map.assign)
         if _merges_nothing(self.map):
             return x
+        if x.dtype == torch.bool:
+            return self(x.to(torch.uint8), mode).to(torch.bool)  # CUDA scatters no booleans
         if mode != "amax" and x.is_floating_point():
             return segment.segment_reduce(x, self.map, None, mode == "mean", self.lists)[0]
         # backward takes an initial value equal to the maximum for one more tie; NaN equals nothing

@@ -166,3 +166,26 @@ def best_partner(
             tokens_per_frame, True, FRAME_LAG, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, DOUBLE,
         )  # fmt: skip
     return (best * (1.0 / (UNIT_SCALE * UNIT_SCALE))).to(ACC), best_j
+
+
+@triton.jit
+def summed_anew(
+    best, best_j, unit, norm, id_src, ids,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    # the winners, summed anew in plain fp32: tensor cores cut low bits off long sums
+    found = best_j >= 0
+    if ids is None:
+        id_dst = 2 * best_j.to(tl.int64) + 1
+    else:
+        id_dst = tl.load(ids + best_j, mask=found, other=0)
+    total = tl.zeros_like(best)
+    for d0 in range(0, D, BLOCK_D):
+        a_hi, a_lo = load_unit(unit, id_src, found, d0, D, BLOCK_D, False)
+        b_hi, b_lo = load_unit(unit, id_dst, found, d0, D, BLOCK_D, False)
+        a, b = a_hi.to(tl.float32) + a_lo.to(tl.float32), b_hi.to(tl.float32) + b_lo.to(tl.float32)
+        total += tl.sum(a * b, 1)
+    # a zero vector's cosine is 1 or -1 by definition
+    found &= tl.load(norm + id_src, mask=found, other=0.0) != 0
+    found &= tl.load(norm + id_dst, mask=found, other=0.0) != 0
+    return tl.where(found, total * (1.0 / (UNIT_SCALE * UNIT_SCALE)), best)

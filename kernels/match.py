@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hico.kernels._cosine import any_zero, best_partner, store_unit, unit_rows
+from hico.kernels._cosine import any_zero, best_partner, store_unit, summed_anew, unit_rows
 from hico.kernels._launch import power_of_2
 
 
@@ -40,10 +40,14 @@ def unit_metric_kernel(
     unit_block(x, size, unit, norm, o_t, o_t < T, H, D, BLOCK_T, BLOCK_D, DOUBLE)
 
 
-@triton.jit(do_not_specialize=["N", "first", "num_src", "num_dst", "tokens_per_frame"])
+@triton.jit(
+    do_not_specialize=["N", "first", "num_src", "num_dst", "tokens_per_frame"],
+    # a slice of an index tensor starts anywhere; that compiles nothing new
+    do_not_specialize_on_alignment=["src", "dst", "lengths"],
+)
 def match_kernel(
     unit, norm, src, dst, lengths, value, index, N, first, num_src, num_dst, tokens_per_frame,
-    FRAME_LAG: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    FRAME_LAG: tl.constexpr, RANKING: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
     # one program finds the partners of BLOCK_SRC sources of one row; tokens below `first` take no
@@ -67,6 +71,12 @@ def match_kernel(
         first, num_dst, length, any_zero(norm, length, 1024), tokens_per_frame,
         FRAME_LAG, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, DOUBLE,
     )  # fmt: skip
+    if not RANKING and not DOUBLE:
+        best_j = tl.where(m_src, best_j, -1)
+        best = summed_anew(
+            best, best_j, unit + i_b * N * (D if DOUBLE else 2 * D), norm, id_src, dst,
+            D, BLOCK_D,
+        )  # fmt: skip
     p = i_b * num_src + o_i
     tl.store(value + p, tl.where(m_src, best, float("-inf")), mask=o_i < num_src)
     tl.store(index + p, tl.where(m_src, best_j, -1), mask=o_i < num_src)
@@ -96,20 +106,25 @@ def match(
     tokens_per_frame: int = 1,
     lengths: Tensor | None = None,
     protected: int = 0,
-    index_dtype: torch.dtype = torch.int64,
+    ranking: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Best destination of every source: value, index [B, Ns]; src and dst None = even and odd."""
+    """Best destination of every source: value, index [B, Ns]; src and dst None = even and odd.
+
+    For ranking, the index is int32 and the value is what the tensor cores summed (about 1e-6 off).
+    """
     batch, n, _, d = unit.shape
     num_src = (n + 1) // 2 if src is None else src.shape[1]
     num_dst = n // 2 if dst is None else dst.shape[1]
     value = norm.new_empty(batch, num_src)
-    index = torch.empty(batch, num_src, dtype=index_dtype, device=unit.device)
+    kind = torch.int32 if ranking else torch.int64
+    index = torch.empty(batch, num_src, dtype=kind, device=unit.device)
     double = unit.dtype == torch.float64
     tile = match_tile(d, double)
     if batch * num_src:
         match_kernel[(batch * triton.cdiv(num_src, tile["BLOCK_SRC"]),)](
             unit, norm, src, dst, lengths, value, index,
-            n, protected, num_src, num_dst, tokens_per_frame, frame_lag, d, DOUBLE=double, **tile,
+            n, protected, num_src, num_dst, tokens_per_frame, frame_lag, ranking, d,
+            DOUBLE=double, **tile,
         )  # fmt: skip
     return value, index
 

@@ -55,9 +55,7 @@ def merge_rounds(
         return assign, anchor, lists.zero_()
     unit, norm = unit_metric(x, num_heads, size)
     # the first and largest round is split over programs by a launch of its own
-    value, index = match(
-        unit, norm, None, None, lengths=lengths, protected=protected, index_dtype=torch.int32
-    )
+    value, index = match(unit, norm, None, None, lengths=lengths, protected=protected, ranking=True)
     # the most tokens that a second round can start from
     rest = min(n, (n + min(protected, n) + 1) // 2)
     unit_next, norm_next = unit.new_empty(batch, rest, *unit.shape[2:]), norm.new_empty(batch, rest)

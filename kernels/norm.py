@@ -10,8 +10,9 @@ from hico.kernels._launch import power_of_2
 
 @triton.jit(do_not_specialize=["T"])
 def layer_norm_metric_kernel(
-    x, weight, bias, y, metric, mean, rstd, T, eps,
-    H: tl.constexpr, D: tl.constexpr,
+    x, weight, bias, y, metric, mean, rstd, T,
+    # a run-time float would arrive as fp32, too coarse for float64
+    EPS: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
     # a row is laid out [heads, dims], so that the head mean is a sum over one axis of what is in
@@ -28,7 +29,7 @@ def layer_norm_metric_kernel(
     b_mean = tl.sum(tl.sum(b_x, 2), 1) / (H * D)
     centred = tl.where(m_x, b_x - b_mean[:, None, None], 0.0)
     b_var = tl.sum(tl.sum(centred * centred, 2), 1) / (H * D)
-    b_rstd = 1.0 / tl.sqrt(b_var + eps)
+    b_rstd = 1.0 / tl.sqrt(b_var + EPS)
     b_y = centred * b_rstd[:, None, None]
     if weight is not None:
         b_y *= tl.load(weight + o_c, mask=m_c, other=0.0).to(ACC)[None, :, :]
