@@ -21,8 +21,7 @@ def magnitude(m):
 
 @triton.jit
 def usable(peak, DOUBLE: tl.constexpr):
-    # a row whose largest magnitude is infinite or below the smallest normal number counts as a zero
-    # vector
+    # a row whose peak is infinite or below the smallest normal number counts as a zero vector
     tiny: tl.constexpr = 2.2250738585072014e-308 if DOUBLE else 1.1754943508222875e-38
     return (peak >= tiny) & (peak < float("inf"))
 

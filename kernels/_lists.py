@@ -50,8 +50,7 @@ def list_slots(to, starts, members, count, nth, N, M, BLOCK: tl.constexpr):
 
 @triton.jit(noinline=True)
 def order_by_count(starts, order, M, BLOCK: tl.constexpr):
-    # slots with three or more members first, then two, one, none: a block of them has about as many
-    # each
+    # slots of three or more members first, then two, one, none: a block of them has about as many
     placed = 0
     for k in tl.static_range(4):
         for m0 in range(0, M, BLOCK):

@@ -54,8 +54,7 @@ def rank_sources(val, o_i, v, num_src, BLOCK: tl.constexpr):
 
 @triton.jit(noinline=True)
 def merge_sources(val, idx, stay, order, after, parent, p, r, P, BLOCK: tl.constexpr):
-    # the r best sources get a parent; the others idx = -1 and stay[i], their place in the next
-    # order
+    # the r best sources get a parent; the others idx = -1 and in stay[i] their next place
     first_src, num_src = (P + 1) // 2, (p + 1) // 2
     stayed = 0
     for i0 in range(0, num_src, BLOCK):
@@ -98,8 +97,8 @@ def place_dst(order, after, p, r, P, BLOCK: tl.constexpr):
 
 @triton.jit
 def slot_sum(
-    unit, norm, starts, members, o_j, m_j, d0, D: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE:
-        tl.constexpr
+    unit, norm, starts, members, o_j, m_j, d0,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
     # sum of unit * norm over destination j and its sources, in their order
     acc = weighted_unit(unit, norm, 2 * o_j.to(tl.int64) + 1, m_j, d0, D, BLOCK_D, DOUBLE)
@@ -134,8 +133,7 @@ def store_wide_sum(
     unit, norm, starts, members, out, o_j, m_j, row,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DST: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    # a row that does not fit into one tile: its peak, its length and its unit vector, each from
-    # sums made again
+    # a row wider than a tile: its peak, length and unit vector, each from sums made again
     peak = tl.zeros([BLOCK_DST], tl.float64 if DOUBLE else tl.float32)
     for d0 in range(0, D, BLOCK_D):
         s = slot_sum(unit, norm, starts, members, o_j, m_j, d0, D, BLOCK_D, DOUBLE)
@@ -161,8 +159,7 @@ def next_units(
     unit, norm, starts, members, turn, stay, out, norm_out, p, r, P,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    # the tokens of the next round in their order: destinations with their sources, sources that
-    # stayed
+    # the next round's tokens in their order: destinations with their sources, sources that stayed
     for j0 in range(0, p // 2, BLOCK):
         m_j = j0 + tl.arange(0, BLOCK) < p // 2
         o_j = tl.load(turn + j0 + tl.arange(0, BLOCK), mask=m_j, other=0)
@@ -243,11 +240,10 @@ def run_rounds(
     unit, norm, unit_next, norm_next, val, idx, work, assign, anchor, lists, N, length, M, P,
     BY_POSITION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, BLOCK_SUM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_L: tl.constexpr, DOUBLE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    # one row from its length to M tokens: assign, anchor and the slots' members; work holds 8 * N +
-    # 16 ints
+    # one row from its length to M tokens: assign, anchor and the slots' members; the first round's
+    # partners come in val and idx, and work holds 8 * N + 16 ints
     order = work
     after = order + N
     parent = order + 2 * N

@@ -50,8 +50,7 @@ def match_kernel(
     FRAME_LAG: tl.constexpr, RANKING: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    # one program finds the partners of BLOCK_SRC sources of one row; tokens below `first` take no
-    # part
+    # one program finds the partners of BLOCK_SRC sources of one row, among tokens from `first` on
     blocks = tl.cdiv(num_src, BLOCK_SRC)
     i_b = tl.program_id(0).to(tl.int64) // blocks
     o_i = (tl.program_id(0) % blocks) * BLOCK_SRC + tl.arange(0, BLOCK_SRC)

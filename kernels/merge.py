@@ -14,15 +14,13 @@ FEW_ROWS = 264
 
 @triton.jit(do_not_specialize=["N", "M", "P", "K"])
 def merge_rounds_kernel(
-    unit, norm, unit_next, norm_next, value, index, work, lengths, assign, anchor, lists, N, M, P,
-    K,
+    unit, norm, unit_next, norm_next, value, index, work, lengths, assign, anchor, lists,
+    N, M, P, K,
     BY_POSITION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, BLOCK_SUM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_L: tl.constexpr, DOUBLE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    # one program takes one row to M tokens; K rows of unit_next hold what every round but the first
-    # starts from
+    # one program takes one row to M tokens; K rows of unit_next hold what a later round starts from
     i_b = tl.program_id(0).to(tl.int64)
     length = N
     if lengths is not None:

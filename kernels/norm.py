@@ -15,8 +15,7 @@ def layer_norm_metric_kernel(
     EPS: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    # a row is laid out [heads, dims], so that the head mean is a sum over one axis of what is in
-    # registers
+    # a row is laid out [heads, dims]: the head mean is a sum over one axis of what is in registers
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     o_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     o_h, o_d = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)

@@ -94,8 +94,7 @@ def weight_grad_kernel(
     x, dout, assign, mean, total, dweights, T, N, M,
     C: tl.constexpr, DOUBLE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    # dweights[n] = sum_c (x[n] - mean[slot]) dout[slot] / total[slot]; without mean and total x
-    # dout
+    # dweights[n] = sum_c (x[n] - mean[slot]) dout[slot] / total[slot]; for a sum sum_c x dout
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     o_t = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     a = tl.load(assign + o_t, mask=o_t < T, other=-1)

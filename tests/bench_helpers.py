@@ -1,0 +1,20 @@
+"""Tiny cases and made-up ceilings for the tests of the benchmark."""
+
+from dataclasses import replace
+
+import torch
+
+from hico.bench.cases import CASES, OpCase
+from hico.bench.ceilings import Ceilings
+
+CPU = torch.device("cpu")
+TOP = Ceilings(copy=4.0, read=2.0, write=5.0, matmul=700.0)
+BY_NAME = {case.name: case for case in CASES}
+EVERY = set("kind case B N C M heads dtype seed error run date device gpu driver torch".split())
+EVERY |= set("triton python commit dirty copy_tb_s read_tb_s matmul_tflop_s quick".split())
+SPEED = EVERY | set("provider mode method samples median_ms p20_ms p80_ms launch_us gb_s".split())
+SPEED |= set("share_of_one_read share_of_two_read peak_bytes must target".split())
+
+
+def tiny(name: str, **changes: object) -> OpCase:
+    return replace(BY_NAME[name].on_cpu(), **changes)
