@@ -4,8 +4,7 @@ from pathlib import Path as _Path
 
 _root = _Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir():
-    # a source checkout: kernels/, model/ and bench/ stand beside this folder (installed, they lie
-    # in it)
+    # a source checkout: kernels/, model/ and bench/ stand beside this folder, not in it
     __path__.append(str(_root))
 
 from hico import compat

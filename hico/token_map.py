@@ -21,8 +21,7 @@ class TokenMap:
     Attributes:
         assign: [B, N] int64, the slot of every input token, -1 if it was dropped.
         anchor: [B, M] int64, the input token that stands for every slot, a member of the slot.
-            Short
-            rows of a ragged batch end in empty slots: anchor -1, no members.
+            Short rows of a ragged batch end in empty slots: anchor -1, no members.
 
     The constructor checks shapes and dtypes only; `check()` looks at the values.
 

@@ -1,4 +1,4 @@
-"""Device functions for cosines that are as exact as fp32 and run on the fp16 tensor cores.
+"""Device functions for cosines to about 1e-6 that run on the fp16 tensor cores.
 
 A token is kept as a unit vector u and a norm. u * 2^8 is split into two fp16 numbers, hi + lo,
 which together hold 22 bits; u . v = hi.hi + hi.lo + lo.hi, three fp16 products summed in fp32. (One

@@ -21,17 +21,18 @@ def match(
 ) -> tuple[Tensor, Tensor]:
     """value[b, i], index[b, i] = max, argmax over j of cos(metric[b, src[i]], metric[b, dst[j]]).
 
-    The Ns x Nd scores are never written. Exact as fp32 (float64 for float64) and deterministic;
-    ties go to the lowest j. cos(0, 0) = 1 and cos(0, v) = -1: zero vectors find each other and
-    attract nothing else; a vector with a NaN or an infinity counts as zero. No gradient.
+    The Ns x Nd scores are never written. Deterministic; ties go to the lowest j. Values carry
+    fp32's rounding (float64's for float64); of partners whose cosines differ by less than about
+    1e-6 either may be found, but never the later one of equals. cos(0, 0) = 1 and cos(0, v) = -1:
+    zero vectors find each other and attract nothing else; a vector with a NaN or an infinity
+    counts as zero. No gradient.
 
     Args:
         metric: [B, N, D] float16, bfloat16, float32 or float64.
         src: int64 token indices of the sources, [Ns] for all rows or [B, Ns]; None = 0, 2, 4, ...
         dst: likewise the destinations; None = 1, 3, 5, ... A negative index takes no part.
         mask: None; "same_frame": partners share the frame; "previous_frame": the destination lies
-            in the
-            frame before the source's. Token n is in frame n // tokens_per_frame.
+            in the frame before the source's. Token n is in frame n // tokens_per_frame.
         tokens_per_frame: required with a mask.
         lengths: [B] ints, tokens of each row of a padded batch; later ones take no part. None = N.
 

@@ -40,10 +40,10 @@ def merge_tokens(
     rounds run on the metric alone, since the metric of a mean is the mean of the metrics; x is then
     read once more, to average the groups.
 
-    Guarantees: exact as fp32 (float64 for float64), bitwise repeatable, no host synchronisation, at
-        most four kernels. Equal similarities go to the lower position. Zero metrics merge among
-        themselves, non- finite ones count as zero; a non-finite token affects its own slot alone.
-        Differentiable in x and size, not through the choice of partners.
+    Guarantees: sums in fp32 and cosines to about 1e-6, both float64 for float64; bitwise
+    repeatable; no host synchronisation; at most four kernels. Equal similarities go to the lower
+    position. Zero metrics merge among themselves, non-finite ones count as zero; a non-finite token
+    affects its own slot alone. Differentiable in x and size, not through the choice of partners.
 
     Args:
         x: [B, N, C] float16, bfloat16, float32 or float64.
@@ -54,12 +54,10 @@ def merge_tokens(
         size: [B, N] positive, how many tokens each token already stands for; None = 1.
         protected: this many leading tokens never merge and keep the first slots (1: a class token).
         order: "position": slots ascend by anchor. "reference": the order of the published code,
-            which its
-            checkpoints expect: unmerged tokens of the last round by falling similarity, then
-                destinations.
+            which its checkpoints expect: unmerged tokens of the last round by falling similarity,
+            then destinations.
         lengths: [B] ints, tokens of each row of a padded batch. A row no longer than M keeps its
-            tokens; its
-            last slots are empty: tokens 0, size 0, anchor -1.
+            tokens; its last slots are empty: tokens 0, size 0, anchor -1.
 
     Returns:
         MergeResult(tokens [B, M, C] in x's dtype, size [B, M] int32 (float32 or float64 if `size`
@@ -121,15 +119,14 @@ def merge_map(
     Args:
         value: [B, Ns] similarity of each source to its partner, as from match.
         index: [B, Ns] int64, the partner as a place in dst; a source with -1 that is among the r
-            best is
-            dropped (assign -1).
-        r: sources to merge, 0 to Ns.
+            best is dropped (assign -1).
+        r: sources to merge, 0 to Ns; no more than there are sources that may merge, or tokens that
+            find no slot are dropped.
         src, dst: int64 token indices, [Ns] and [Nd] for all rows or [B, Ns] and [B, Nd], disjoint.
         n: tokens in a row.
         protected: sources below this index never merge.
         order: "position": slots ascend by anchor. "reference": protected tokens, unmerged sources
-            (by falling
-            value; ascending if protected > 0), destinations, tokens of neither set.
+            (by falling value; ascending if protected > 0), destinations, tokens of neither set.
 
     Returns:
         TokenMap from n to n - r tokens.
@@ -155,7 +152,8 @@ def merge_map(
     _check.one_of("order", order, ORDERS)
     for name, t, count in (("src", src, sources), ("dst", dst, None)):
         if not isinstance(t, Tensor) or t.ndim not in (1, 2):
-            raise ValueError(f"{name}: expected token indices [{name}] or [B, {name}]")
+            got = list(t.shape) if isinstance(t, Tensor) else type(t).__name__
+            raise ValueError(f"{name}: expected token indices [N] or [B, N], got {got}")
         count = t.shape[-1] if count is None else count
         _check.indices(name, t, *([batch] if t.ndim == 2 else []), count)
     src, dst = (t.to(torch.int64).expand(batch, -1) for t in (src, dst))

@@ -20,8 +20,8 @@ def layer_norm_metric(
     """y = (x - mean) / sqrt(var + eps) * weight + bias; metric = mean over heads of the rounded y.
 
     The metric costs no second read: merge_tokens(y, M, metric=metric) then reads y once. Statistics
-        and metric in fp32 (float64 for float64). y is differentiable in x, weight and bias; the
-        metric is not.
+    and metric in fp32 (float64 for float64). y is differentiable in x, weight and bias; the metric
+    is not.
 
     Args:
         x: [B, N, C] float16, bfloat16, float32 or float64.
