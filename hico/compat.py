@@ -51,7 +51,7 @@ class Merge:
         if _merges_nothing(self.map):
             return x
         if x.dtype == torch.bool:
-            return self(x.to(torch.uint8), mode).to(torch.bool)  # CUDA scatters no booleans
+            return self(x.to(torch.int32), mode).to(torch.bool)  # CUDA scatters no booleans
         if mode != "amax" and x.is_floating_point():
             return segment.segment_reduce(x, self.map, None, mode == "mean", self.lists)[0]
         # backward takes an initial value equal to the maximum for one more tie; NaN equals nothing

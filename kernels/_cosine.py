@@ -168,10 +168,7 @@ def best_partner(
 
 
 @triton.jit
-def summed_anew(
-    best, best_j, unit, norm, id_src, ids,
-    D: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+def summed_anew(best, best_j, unit, norm, id_src, ids, D: tl.constexpr, BLOCK_D: tl.constexpr):
     # the winners, summed anew in plain fp32: tensor cores cut low bits off long sums
     found = best_j >= 0
     if ids is None:

@@ -9,15 +9,17 @@ from hico.kernels._cosine import any_zero, best_partner, store_unit, summed_anew
 from hico.kernels._launch import power_of_2
 
 
-@triton.jit
-def unit_block(
-    x, size, unit, norm, o_t, m_t,
+@triton.jit(do_not_specialize=["T"])
+def unit_metric_kernel(
+    x, size, unit, norm, T,
     H: tl.constexpr, D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):  # fmt: skip
     # metric[t] = mean over heads of x[t], kept as unit vector and norm (times size[t])
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    o_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     o_d = tl.arange(0, BLOCK_D)
+    m_t = o_t < T
     m_x = m_t[:, None] & (o_d < D)[None, :]
     p_x = x + o_t[:, None] * (H * D) + o_d[None, :]
     metric = tl.zeros([BLOCK_T, BLOCK_D], ACC)
@@ -28,16 +30,6 @@ def unit_block(
         length *= tl.load(size + o_t, mask=m_t, other=0).to(ACC)
     store_unit(unit, o_t, m_t, 0, u, D, BLOCK_D, DOUBLE)
     tl.store(norm + o_t, length, mask=m_t)
-
-
-@triton.jit(do_not_specialize=["T"])
-def unit_metric_kernel(
-    x, size, unit, norm, T,
-    H: tl.constexpr, D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
-    DOUBLE: tl.constexpr,
-):  # fmt: skip
-    o_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
-    unit_block(x, size, unit, norm, o_t, o_t < T, H, D, BLOCK_T, BLOCK_D, DOUBLE)
 
 
 @triton.jit(
@@ -72,10 +64,7 @@ def match_kernel(
     )  # fmt: skip
     if not RANKING and not DOUBLE:
         best_j = tl.where(m_src, best_j, -1)
-        best = summed_anew(
-            best, best_j, unit + i_b * N * (D if DOUBLE else 2 * D), norm, id_src, dst,
-            D, BLOCK_D,
-        )  # fmt: skip
+        best = summed_anew(best, best_j, unit + i_b * N * (2 * D), norm, id_src, dst, D, BLOCK_D)
     p = i_b * num_src + o_i
     tl.store(value + p, tl.where(m_src, best, float("-inf")), mask=o_i < num_src)
     tl.store(index + p, tl.where(m_src, best_j, -1), mask=o_i < num_src)

@@ -37,6 +37,16 @@ def indices(name: str, t: Tensor, *expected: int) -> None:
         raise ValueError(f"{name}: expected int64 or int32, got {t.dtype}")
 
 
+def token_rows(name: str, index: Tensor, batch: int, count: int | None = None) -> Tensor:
+    """Token indices [N] for all rows or [B, N], N = count if given, as int64 [B, N]."""
+    if not isinstance(index, Tensor) or index.ndim not in (1, 2):
+        got = list(index.shape) if isinstance(index, Tensor) else type(index).__name__
+        raise ValueError(f"{name}: expected token indices [N] or [B, N], got {got}")
+    count = index.shape[-1] if count is None else count
+    indices(name, index, *([batch] if index.ndim == 2 else []), count)
+    return index.to(torch.int64).expand(batch, -1)
+
+
 def integer(name: str, value: int, low: int, high: int) -> None:
     """low <= value <= high, and an integer."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):

@@ -58,19 +58,10 @@ def match(
         _check.integer("tokens_per_frame", tokens_per_frame, 1, 1 << 31)
     if lengths is not None:
         _check.indices("lengths", lengths, metric.shape[0])
-    src, dst = _rows("src", src, metric), _rows("dst", dst, metric)
-    return _match(metric.detach(), src, dst, FRAME_LAGS[mask], tokens_per_frame or 1, lengths)
-
-
-def _rows(name: str, index: Tensor | None, metric: Tensor) -> Tensor | None:
-    if index is None:
-        return None
-    if not isinstance(index, Tensor) or index.ndim not in (1, 2):
-        got = list(index.shape) if isinstance(index, Tensor) else type(index).__name__
-        raise ValueError(f"{name}: expected token indices [Ns] or [B, Ns], got {got}")
     batch = metric.shape[0]
-    _check.indices(name, index, *([batch] if index.ndim == 2 else []), index.shape[-1])
-    return index.to(torch.int64).expand(batch, -1)
+    src = None if src is None else _check.token_rows("src", src, batch)
+    dst = None if dst is None else _check.token_rows("dst", dst, batch)
+    return _match(metric.detach(), src, dst, FRAME_LAGS[mask], tokens_per_frame or 1, lengths)
 
 
 def _reference_match(

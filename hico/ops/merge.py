@@ -150,13 +150,8 @@ def merge_map(
     _check.integer("r", r, 0, sources)
     _check.integer("protected", protected, 0, 1 << 31)
     _check.one_of("order", order, ORDERS)
-    for name, t, count in (("src", src, sources), ("dst", dst, None)):
-        if not isinstance(t, Tensor) or t.ndim not in (1, 2):
-            got = list(t.shape) if isinstance(t, Tensor) else type(t).__name__
-            raise ValueError(f"{name}: expected token indices [N] or [B, N], got {got}")
-        count = t.shape[-1] if count is None else count
-        _check.indices(name, t, *([batch] if t.ndim == 2 else []), count)
-    src, dst = (t.to(torch.int64).expand(batch, -1) for t in (src, dst))
+    src = _check.token_rows("src", src, batch, sources)
+    dst = _check.token_rows("dst", dst, batch)
     pairs = value.detach(), index.to(torch.int64)
     return TokenMap(*reference.merge_map(*pairs, r, src, dst, n, protected, order == "position"))
 

@@ -225,6 +225,33 @@ def test_extreme_magnitudes(scale, device):
     assert_merged(result, expect(x, 5), x)
 
 
+def test_every_form_gives_the_same(device, kernels, monkeypatch):
+    """Wide tiles for few rows or narrow ones: the same bits, whatever the launcher chose."""
+    if not kernels:
+        pytest.skip("one form only")
+    from hico.kernels import merge as module
+
+    x = clusters(3, 90, 8).to(device)
+    x[:, 1::2] *= -1  # partners are far from each other
+    x[1, 3], x[2, 4] = 0, torch.nan
+    lengths = torch.tensor([90, 41, 9], device=device)
+    ragged = {
+        "lengths": lengths,
+        "order": "reference",
+        "size": torch.rand(3, 90, device=device) + 1,
+    }
+    for dtype, options in ((torch.bfloat16, {}), (torch.float32, ragged | {"protected": 3})):
+        plain = hico.merge_tokens(x.to(dtype), 20, num_heads=2, **options)
+        for few in (0, 1 << 30):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "FEW_ROWS", few)
+                other = hico.merge_tokens(x.to(dtype), 20, num_heads=2, **options)
+            for ours, same in zip(other[:2], plain[:2], strict=True):
+                torch.testing.assert_close(ours, same, rtol=0, atol=0, equal_nan=True)
+            assert torch.equal(other.map.assign, plain.map.assign)
+            assert torch.equal(other.map.anchor, plain.map.anchor)
+
+
 BAD = {
     "x: expected .* got list": lambda x: hico.merge_tokens([x], 3),
     r"x: expected .* got \[12, 8\]": lambda x: hico.merge_tokens(x[0], 3),
