@@ -1,5 +1,6 @@
 """One provider of one case -> result rows: time, launch, bandwidth, memory, and the verdict."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -62,12 +63,26 @@ def eager(case: OpCase) -> list[Provider]:
 def compiled(case: OpCase, device: torch.device) -> Provider:
     """torch.compile of the plain form; on a CPU its capture only, without Inductor."""
     shape, fn = case.shape, case.eager_whole or case.eager
-    backend = "inductor" if device.type == "cuda" else "aot_eager"
+    how: dict[str, Any] = {"backend": "aot_eager"}
+    if device.type == "cuda":
+        # each process chooses the fastest variants itself: one that compiled beside others chose
+        # them on a busy GPU, which would count against the baseline
+        how = {"options": {"autotune_local_cache": False}}
 
     def forward(*args: Tensor) -> Any:
         return fn(shape, *args)
 
-    return provider(case, "compile", torch.compile(forward, fullgraph=True, backend=backend))
+    return provider(case, "compile", torch.compile(forward, fullgraph=True, **how))
+
+
+def first_call(form: Provider, args: Inputs) -> float:
+    """Seconds of the first call, with what compiles in it: its setup's too."""
+    device = timing.device_of([args])
+    timing.synchronize(device)
+    started = time.perf_counter()
+    form.run(*(form.setup(*args) if form.setup else args))
+    timing.synchronize(device)
+    return time.perf_counter() - started
 
 
 def input_sets(case: OpCase, device: torch.device) -> list[Inputs]:

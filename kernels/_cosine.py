@@ -11,6 +11,7 @@ import triton.language as tl
 
 # 2^8: lifts lo out of fp16's subnormals; hi.hi sums to at most 2^16, exact to undo
 UNIT_SCALE = tl.constexpr(256.0)
+NO_INDEX = tl.constexpr(2147483647)
 
 
 @triton.jit
@@ -29,44 +30,52 @@ def usable(peak, DOUBLE: tl.constexpr):
 @triton.jit
 def unit_rows(m, DOUBLE: tl.constexpr):
     # rows of m [R, D] -> scaled unit vectors and norms; zero and non-finite rows, and rows of
-    # infinite length, give 0 and 0
+    # infinite length, give NaN and 0: no comparison holds for their cosines
     peak = tl.max(magnitude(m), 1)
     ok = usable(peak, DOUBLE)
     # the peak is divided out first, so that no square overflows or vanishes
-    u = tl.where(ok[:, None], m * (1.0 / tl.where(ok, peak, 1.0))[:, None], 0.0)
-    length = tl.sqrt(tl.where(ok, tl.sum(u * u, 1), 1.0))
+    u = m * tl.where(ok, 1.0 / tl.where(ok, peak, 1.0), float("nan"))[:, None]
+    length = tl.sqrt(tl.sum(u * u, 1))
     ok = ok & (peak * length < float("inf"))
-    u = tl.where(ok[:, None], u * (1.0 / length * UNIT_SCALE)[:, None], 0.0)
+    u *= tl.where(ok, 1.0 / length * UNIT_SCALE, float("nan"))[:, None]
     return u, tl.where(ok, peak * length, 0.0)
+
+
+@triton.jit
+def places(rows, mask, d0, STRIDE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    # offsets and mask of columns d0 .. d0 + BLOCK_D - 1 of these rows
+    o_d = d0 + tl.arange(0, BLOCK_D)
+    m_u = mask[:, None]
+    if D % BLOCK_D != 0:
+        m_u = m_u & (o_d < D)[None, :]
+    return rows.to(tl.int64)[:, None] * STRIDE + o_d[None, :], m_u
 
 
 @triton.jit
 def store_unit(
     unit, rows, mask, d0, u, D: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE: tl.constexpr
 ):
-    o_d = d0 + tl.arange(0, BLOCK_D)
-    m_u = mask[:, None] & (o_d < D)[None, :]
     if DOUBLE:
-        tl.store(unit + rows[:, None] * D + o_d[None, :], u, mask=m_u)
+        o_u, m_u = places(rows, mask, d0, D, D, BLOCK_D)
+        tl.store(unit + o_u, u, mask=m_u)
     else:
+        o_u, m_u = places(rows, mask, d0, 2 * D, D, BLOCK_D)
         hi = u.to(tl.float16)
-        p_u = unit + rows[:, None] * (2 * D) + o_d[None, :]
-        tl.store(p_u, hi, mask=m_u)
-        tl.store(p_u + D, (u - hi.to(tl.float32)).to(tl.float16), mask=m_u)
+        tl.store(unit + o_u, hi, mask=m_u)
+        tl.store(unit + o_u + D, (u - hi.to(tl.float32)).to(tl.float16), mask=m_u)
 
 
 @triton.jit
 def load_unit(unit, rows, mask, d0, D: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE: tl.constexpr):
     # (hi, lo) [R, BLOCK_D]; for float64 both are u
-    o_d = d0 + tl.arange(0, BLOCK_D)
-    m_u = mask[:, None] & (o_d < D)[None, :]
     if DOUBLE:
-        hi = tl.load(unit + rows[:, None] * D + o_d[None, :], mask=m_u, other=0.0)
+        o_u, m_u = places(rows, mask, d0, D, D, BLOCK_D)
+        hi = tl.load(unit + o_u, mask=m_u, other=0.0)
         lo = hi
     else:
-        p_u = unit + rows[:, None] * (2 * D) + o_d[None, :]
-        hi = tl.load(p_u, mask=m_u, other=0.0)
-        lo = tl.load(p_u + D, mask=m_u, other=0.0)
+        o_u, m_u = places(rows, mask, d0, 2 * D, D, BLOCK_D)
+        hi = tl.load(unit + o_u, mask=m_u, other=0.0)
+        lo = tl.load(unit + o_u + D, mask=m_u, other=0.0)
     return hi, lo
 
 
@@ -91,80 +100,96 @@ def any_zero(norm, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def improve(
-    best, best_j, unit, norm, a_hi, a_lo, id_src, m_src, ids, j0, first, num_dst, length, has_zero,
-    tokens_per_frame,
-    MASKED: tl.constexpr, FRAME_LAG: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, DOUBLE: tl.constexpr,
-):  # fmt: skip
-    # best and best_j after the destinations j0 .. j0 + BLOCK_DST - 1
-    ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    ONE: tl.constexpr = UNIT_SCALE * UNIT_SCALE
-    near = tl.arange(0, BLOCK_DST)
-    o_j = j0 + near
-    if ids is None:
-        id_dst = 2 * o_j.to(tl.int64) + 1
-    else:
-        id_dst = tl.load(ids + o_j, mask=o_j < num_dst, other=-1)
-    m_j = (o_j < num_dst) & (id_dst >= first) & (id_dst < length)
-    score = tl.zeros([BLOCK_SRC, BLOCK_DST], ACC)
-    if D <= BLOCK_D:
-        b_hi, b_lo = load_unit(unit, id_dst, m_j, 0, D, BLOCK_D, DOUBLE)
-        score = unit_dot(a_hi, a_lo, b_hi, b_lo, score, DOUBLE)
-    else:
-        for d0 in range(0, D, BLOCK_D):
-            c_hi, c_lo = load_unit(unit, id_src, m_src, d0, D, BLOCK_D, DOUBLE)
-            b_hi, b_lo = load_unit(unit, id_dst, m_j, d0, D, BLOCK_D, DOUBLE)
-            score = unit_dot(c_hi, c_lo, b_hi, b_lo, score, DOUBLE)
-    if has_zero:
-        # cos(0, 0) = 1, cos(0, v) = -1
-        zero_src = tl.load(norm + id_src, mask=m_src, other=1.0) == 0
-        zero_dst = tl.load(norm + id_dst, mask=m_j, other=1.0) == 0
-        both, one = zero_src[:, None] & zero_dst[None, :], zero_src[:, None] | zero_dst[None, :]
-        score = tl.where(one, tl.where(both, ONE, -ONE), score)
-    if MASKED:
-        score = tl.where(m_j[None, :], score, float("-inf"))
-    if FRAME_LAG is not None:
-        lag = (id_src // tokens_per_frame)[:, None] - (id_dst // tokens_per_frame)[None, :]
-        score = tl.where(lag == FRAME_LAG, score, float("-inf"))
-    # within a tile and between tiles, the lowest index of the highest score
-    peak = tl.max(score, 1)
-    peak_j = tl.min(tl.where(score == peak[:, None], near[None, :], BLOCK_DST), 1)
-    better = peak > best
-    return tl.where(better, peak, best), tl.where(better, j0 + peak_j, best_j)
-
-
-@triton.jit
 def best_partner(
-    unit, norm, id_src, m_src, ids, first, num_dst, length, has_zero, tokens_per_frame,
+    unit, id_src, m_src, ids, first, num_dst, length, tokens_per_frame,
     FRAME_LAG: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_SRC: tl.constexpr, BLOCK_DST: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
     # value and index of the best destination j < num_dst: token ids[j], the odd ones without ids;
-    # only tokens first <= id < length take part
+    # only tokens first <= id < length take part, and no zero vectors
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    best = tl.full([BLOCK_SRC], float("-inf"), ACC)
-    best_j = tl.full([BLOCK_SRC], -1, tl.int32)
+    near = tl.arange(0, BLOCK_DST)
+    # every place of the tile keeps its own best: one reduction at the end, not one a tile
+    best = tl.full([BLOCK_SRC, BLOCK_DST], float("-inf"), ACC)
+    best_j0 = tl.full([BLOCK_SRC, BLOCK_DST], 0, tl.int32)
     a_hi, a_lo = load_unit(unit, id_src, m_src, 0, D, BLOCK_D, DOUBLE)
-    # what is done per column costs every thread a quarter of a tile, so full tiles go without masks
+    j_first = 0
     if ids is None:
+        j_first = first // 2
         num_dst = tl.minimum(num_dst, length // 2)
-    clear = num_dst // BLOCK_DST * BLOCK_DST
-    if (ids is not None) or first > 0:
-        clear = 0
-    for j0 in range(0, clear, BLOCK_DST):
-        best, best_j = improve(
-            best, best_j, unit, norm, a_hi, a_lo, id_src, m_src, ids, j0, first, num_dst, length,
-            has_zero,
-            tokens_per_frame, False, FRAME_LAG, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, DOUBLE,
-        )  # fmt: skip
-    for j0 in range(clear, num_dst, BLOCK_DST):
-        best, best_j = improve(
-            best, best_j, unit, norm, a_hi, a_lo, id_src, m_src, ids, j0, first, num_dst, length,
-            has_zero,
-            tokens_per_frame, True, FRAME_LAG, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, DOUBLE,
-        )  # fmt: skip
-    return (best * (1.0 / (UNIT_SCALE * UNIT_SCALE))).to(ACC), best_j
+    for j0 in range(j_first, num_dst, BLOCK_DST):
+        id_dst, m_j = destinations(ids, j0 + near, first, num_dst, length)
+        score = tl.zeros([BLOCK_SRC, BLOCK_DST], ACC)
+        if D <= BLOCK_D:
+            b_hi, b_lo = load_unit(unit, id_dst, m_j, 0, D, BLOCK_D, DOUBLE)
+            score = unit_dot(a_hi, a_lo, b_hi, b_lo, score, DOUBLE)
+        else:
+            for d0 in range(0, D, BLOCK_D):
+                c_hi, c_lo = load_unit(unit, id_src, m_src, d0, D, BLOCK_D, DOUBLE)
+                b_hi, b_lo = load_unit(unit, id_dst, m_j, d0, D, BLOCK_D, DOUBLE)
+                score = unit_dot(c_hi, c_lo, b_hi, b_lo, score, DOUBLE)
+        if (ids is not None) or (FRAME_LAG is not None):
+            meet = may_meet(id_src, id_dst, m_j, tokens_per_frame, FRAME_LAG)
+            score = tl.where(meet, score, float("-inf"))
+        better = score > best
+        best = tl.where(better, score, best)
+        best_j0 = tl.where(better, j0, best_j0)
+    # the lowest index of the highest score
+    peak = tl.max(best, 1)
+    held = (best == peak[:, None]) & (best > float("-inf"))
+    peak_j = tl.min(tl.where(held, best_j0 + near[None, :], NO_INDEX), 1)
+    peak *= 1.0 / (UNIT_SCALE * UNIT_SCALE)
+    return peak, tl.where(peak_j == NO_INDEX, -1, peak_j)
+
+
+@triton.jit
+def destinations(ids, o_j, first, num_dst, length):
+    # past the end the last destination again: a tie, which the lower place wins
+    o_j = tl.minimum(o_j, num_dst - 1)
+    if ids is None:
+        id_dst = 2 * o_j + 1
+        m_j = o_j >= 0
+    else:
+        id_dst = tl.load(ids + o_j)
+        m_j = (id_dst >= first) & (id_dst < length)
+    return id_dst, m_j
+
+
+@triton.jit
+def may_meet(id_src, id_dst, m_j, tokens_per_frame, FRAME_LAG: tl.constexpr):
+    meet = (id_src >= 0)[:, None] & m_j[None, :]
+    if FRAME_LAG is not None:
+        lag = (id_src // tokens_per_frame)[:, None] - (id_dst // tokens_per_frame)[None, :]
+        meet &= lag == FRAME_LAG
+    return meet
+
+
+@triton.jit
+def with_zeros(
+    peak, peak_j, norm, id_src, m_src, ids, first, num_dst, length, tokens_per_frame,
+    FRAME_LAG: tl.constexpr, BLOCK_DST: tl.constexpr,
+):  # fmt: skip
+    # the best partners with zero vectors as well, by cos(0, 0) = 1 and cos(0, v) = -1
+    like = tl.full(peak.shape, NO_INDEX, tl.int32)
+    unlike = like
+    zero_src = tl.load(norm + id_src, mask=m_src, other=1.0) == 0
+    j_first = 0
+    if ids is None:
+        j_first = first // 2
+        num_dst = tl.minimum(num_dst, length // 2)
+    for j0 in range(j_first, num_dst, BLOCK_DST):
+        o_j = j0 + tl.arange(0, BLOCK_DST)
+        id_dst, m_j = destinations(ids, o_j, first, num_dst, length)
+        zero_dst = tl.load(norm + id_dst, mask=m_j, other=1.0) == 0
+        meet = may_meet(id_src, id_dst, m_j, tokens_per_frame, FRAME_LAG)
+        both = meet & zero_src[:, None] & zero_dst[None, :]
+        one = meet & (zero_src[:, None] != zero_dst[None, :])
+        like = tl.minimum(like, tl.min(tl.where(both, o_j[None, :], NO_INDEX), 1))
+        unlike = tl.minimum(unlike, tl.min(tl.where(one, o_j[None, :], NO_INDEX), 1))
+    other = (unlike != NO_INDEX) & ((peak < -1.0) | ((peak == -1.0) & (unlike < peak_j)))
+    peak, peak_j = tl.where(other, -1.0, peak), tl.where(other, unlike, peak_j)
+    same = like != NO_INDEX
+    return tl.where(same, 1.0, peak), tl.where(same, like, peak_j)
 
 
 @triton.jit

@@ -49,15 +49,40 @@ def list_slots(to, starts, members, count, nth, N, M, BLOCK: tl.constexpr):
 
 
 @triton.jit(noinline=True)
-def order_by_count(starts, order, M, BLOCK: tl.constexpr):
-    # slots of three or more members first, then two, one, none: a block of them has about as many
-    placed = 0
-    for k in tl.static_range(4):
-        for m0 in range(0, M, BLOCK):
-            o_m = m0 + tl.arange(0, BLOCK)
-            held = tl.load(starts + o_m + 1, mask=o_m < M, other=0) - tl.load(
-                starts + o_m, mask=o_m < M, other=0
-            )
-            mine = (tl.minimum(held, 3) == 3 - k) & (o_m < M)
-            tl.store(order + placed + tl.cumsum(mine.to(tl.int32), 0) - 1, o_m, mask=mine)
-            placed += tl.sum(mine.to(tl.int32), 0)
+def fullest_first(starts, members, turn, M, BLOCK: tl.constexpr):
+    # turn [3, M]: slots of three or more members, then of one or two, then empty ones; beside each
+    # its first two members, -1 where there is none; behind them how many slots have three or more,
+    # and how many any
+    crowds, filled = 0, 0
+    for m0 in range(0, M, BLOCK):
+        start, held = list_of(starts, m0 + tl.arange(0, BLOCK), M)
+        crowds += tl.sum((held > 2).to(tl.int32), 0)
+        filled += tl.sum((held > 0).to(tl.int32), 0)
+    # places given so far, to crowded and to filled slots
+    first, second = 0, crowds
+    for m0 in range(0, M, BLOCK):
+        o_m = m0 + tl.arange(0, BLOCK)
+        start, held = list_of(starts, o_m, M)
+        # both counts in one scan: BLOCK is below 2^16
+        mine = tl.where(held > 2, 1, tl.where(held > 0, 1 << 16, 0))
+        before = tl.cumsum(mine, 0) - mine
+        crowded, some = first + (before & 0xFFFF), second + (before >> 16)
+        empty = filled + o_m - crowded - (some - crowds)
+        place = tl.where(held > 2, crowded, tl.where(held > 0, some, empty))
+        total = tl.sum(mine, 0)
+        first += total & 0xFFFF
+        second += total >> 16
+        one = tl.load(members + start, mask=held > 0, other=-1)
+        two = tl.load(members + start + 1, mask=held > 1, other=-1)
+        tl.store(turn + place, o_m, mask=o_m < M)
+        tl.store(turn + M + place, one, mask=o_m < M)
+        tl.store(turn + 2 * M + place, two, mask=o_m < M)
+    tl.store(turn + 3 * M, crowds)
+    tl.store(turn + 3 * M + 1, filled)
+
+
+@triton.jit
+def list_of(starts, o_m, M):
+    # where slot m's members start, and how many there are
+    start = tl.load(starts + o_m, mask=o_m < M, other=0)
+    return start, tl.load(starts + o_m + 1, mask=o_m < M, other=0) - start

@@ -5,8 +5,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hico.kernels._cosine import any_zero, best_partner, store_unit, summed_anew, unit_rows
-from hico.kernels._launch import power_of_2
+from hico.kernels._cosine import (
+    any_zero,
+    best_partner,
+    store_unit,
+    summed_anew,
+    unit_rows,
+    with_zeros,
+)
+from hico.kernels._launch import on_hopper, power_of_2
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -58,10 +65,15 @@ def match_kernel(
         dst += i_b * num_dst
     norm += i_b * N
     best, best_j = best_partner(
-        unit + i_b * N * (D if DOUBLE else 2 * D), norm, id_src, m_src, dst,
-        first, num_dst, length, any_zero(norm, length, 1024), tokens_per_frame,
+        unit + i_b * N * (D if DOUBLE else 2 * D), id_src, m_src, dst,
+        first, num_dst, length, tokens_per_frame,
         FRAME_LAG, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, DOUBLE,
     )  # fmt: skip
+    if any_zero(norm, length, 1024):
+        best, best_j = with_zeros(
+            best, best_j, norm, id_src, m_src, dst, first, num_dst, length, tokens_per_frame,
+            FRAME_LAG, BLOCK_DST,
+        )  # fmt: skip
     if not RANKING and not DOUBLE:
         best_j = tl.where(m_src, best_j, -1)
         best = summed_anew(best, best_j, unit + i_b * N * (2 * D), norm, id_src, dst, D, BLOCK_D)
@@ -118,6 +130,7 @@ def match(
 
 
 def match_tile(d: int, double: bool) -> dict[str, int]:
-    """Tiles for a metric of d dimensions: 64 x 32 scores, up to 128 dimensions at once, else 64."""
+    """Tiles for a metric of d dimensions, of which up to 128 are taken at once."""
     block_d = power_of_2(d, low=16) if d <= (64 if double else 128) else 64
-    return {"BLOCK_SRC": 32 if double else 64, "BLOCK_DST": 32, "BLOCK_D": block_d}
+    block_src = 32 if double else 128 if block_d == 128 and on_hopper() else 64
+    return {"BLOCK_SRC": block_src, "BLOCK_DST": 32, "BLOCK_D": block_d}

@@ -5,10 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hico.kernels._launch import on_hopper
 from hico.kernels._rounds import run_rounds
 from hico.kernels.match import match, match_tile, unit_metric
 
-# below this many rows each has a multiprocessor nearly to itself: wider tiles finish it sooner
+# below this many rows each has a multiprocessor nearly to itself, and all of its registers
 FEW_ROWS = 264
 
 
@@ -25,11 +26,9 @@ def merge_rounds_kernel(
     length = N
     if lengths is not None:
         length = tl.minimum(tl.maximum(tl.load(lengths + i_b), 0), N).to(tl.int32)
-    W: tl.constexpr = D if DOUBLE else 2 * D
     run_rounds(
-        unit + i_b * N * W, norm + i_b * N, unit_next + i_b * K * W, norm_next + i_b * K,
-        value + i_b * ((N + 1) // 2), index + i_b * ((N + 1) // 2), work + i_b * (8 * N + 16),
-        assign + i_b * N, anchor + i_b * M, lists + i_b * (M + 1 + N), N, length, M, P,
+        unit, norm, unit_next, norm_next, value, index, work, assign, anchor, lists, i_b,
+        N, K, length, M, P,
         BY_POSITION, D, BLOCK_D, BLOCK_SRC, BLOCK_DST, BLOCK_SUM, BLOCK_N, BLOCK_L, DOUBLE,
     )  # fmt: skip
 
@@ -57,7 +56,7 @@ def merge_rounds(
     # the most tokens that a second round can start from
     rest = min(n, (n + min(protected, n) + 1) // 2)
     unit_next, norm_next = unit.new_empty(batch, rest, *unit.shape[2:]), norm.new_empty(batch, rest)
-    work = torch.empty(batch, 8 * n + 16, dtype=torch.int32, device=x.device)
+    work = torch.empty(batch, 9 * n + 16, dtype=torch.int32, device=x.device)
     merge_rounds_kernel[(batch,)](
         unit, norm, unit_next, norm_next, value, index, work, lengths, assign, anchor, lists,
         n, num_tokens, protected, rest,
@@ -68,8 +67,14 @@ def merge_rounds(
 
 def rounds_tile(d: int, double: bool, batch: int) -> dict[str, int]:
     """Tiles of the rounds of `batch` rows with a metric of d dimensions; never a matter of N."""
-    tile = match_tile(d, double)
-    if batch < FEW_ROWS and d <= 64 and not double:
-        tile["BLOCK_DST"] = 64
-    sums = {"BLOCK_SUM": 32 if d <= 128 else 16, "BLOCK_N": 1024, "BLOCK_L": 128}
-    return {**tile, **sums, "num_stages": 2 if d <= 128 else 1}
+    tile = match_tile(d, double) | {"BLOCK_N": 256, "BLOCK_L": 128, "num_stages": 1}
+    tile["BLOCK_SUM"] = 32 if d <= 128 else 16
+    if double or d > 128:
+        # without a figure ptxas stops at 168 on sm_80, and spills
+        return tile | {"maxnreg": 255}
+    tile |= {"BLOCK_SRC": 64, "num_stages": 3 if on_hopper() and d <= 64 else 2}
+    if batch < FEW_ROWS:
+        return tile
+    # so that four (three) programs fit on a multiprocessor: they wait for memory most of the time
+    few, more = (128, 168) if on_hopper() else (136, 255)
+    return tile | {"BLOCK_SUM": 16, "maxnreg": few if d <= 64 else more}

@@ -118,6 +118,7 @@ def test_no_baselines_still_measures_what_a_limit_needs(tmp_path):
     [
         (["merge", "--device", "cpu", "--cases", "nosuch"], "expected some of clips"),
         (["merge", "--device", "cpu", "--budget", "0"], "more than 0 seconds"),
+        (["merge", "--device", "cpu", "--compile-workers", "-1"], "0 or more, got -1"),
         (["report", "--results", "nosuch.jsonl"], "found none at nosuch.jsonl"),
     ],
 )
