@@ -33,12 +33,26 @@ def unit_rows(m, DOUBLE: tl.constexpr):
     # infinite length, give NaN and 0: no comparison holds for their cosines
     peak = tl.max(magnitude(m), 1)
     ok = usable(peak, DOUBLE)
-    # the peak is divided out first, so that no square overflows or vanishes
-    u = m * tl.where(ok, 1.0 / tl.where(ok, peak, 1.0), float("nan"))[:, None]
-    length = tl.sqrt(tl.sum(u * u, 1))
+    # the peak is divided out first, so that no square overflows or vanishes; rounded to nearest,
+    # two inverses and a root bring a vector along an axis to length 1 exactly: equal ones tie
+    safe = tl.where(ok, peak, 1.0)
+    u = m * tl.where(ok, inverse(safe, DOUBLE), float("nan"))[:, None]
+    square = tl.where(ok, tl.sum(u * u, 1), 1.0)
+    if DOUBLE:
+        length = tl.sqrt(square)
+    else:
+        length = tl.sqrt_rn(square)
     ok = ok & (peak * length < float("inf"))
-    u *= tl.where(ok, 1.0 / length * UNIT_SCALE, float("nan"))[:, None]
+    u *= tl.where(ok, inverse(length, DOUBLE) * UNIT_SCALE, float("nan"))[:, None]
     return u, tl.where(ok, peak * length, 0.0)
+
+
+@triton.jit
+def inverse(x, DOUBLE: tl.constexpr):
+    if DOUBLE:
+        return 1.0 / x
+    else:
+        return tl.div_rn(tl.full(x.shape, 1.0, tl.float32), x)
 
 
 @triton.jit

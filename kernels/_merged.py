@@ -31,21 +31,20 @@ def slot_sum(
     a, a_scale = load_token(unit, norm, 2 * o_j + 1, m_j, d0, D, BLOCK_D, DOUBLE)
     b, b_scale = load_token(unit, norm, 2 * one, one >= 0, d0, D, BLOCK_D, DOUBLE)
     c, c_scale = load_token(unit, norm, 2 * two, two >= 0, d0, D, BLOCK_D, DOUBLE)
-    acc = a * a_scale[:, None] + b * b_scale[:, None] + c * c_scale[:, None]
-    if has_zero:
-        # a zero vector is NaN and counts for nothing
+    # a zero vector is NaN and counts for nothing
+    if DOUBLE or has_zero:
         a, b, c = without_zeros(a, a_scale), without_zeros(b, b_scale), without_zeros(c, c_scale)
-        acc = a * a_scale[:, None] + b * b_scale[:, None] + c * c_scale[:, None]
+    acc = a * a_scale[:, None] + b * b_scale[:, None] + c * c_scale[:, None]
     if crowded:
         at = tl.load(starts + o_j, mask=m_j, other=0) + 2
         stop = tl.load(starts + o_j + 1, mask=m_j, other=0)
         # two a turn, so that their loads overlap; a while loop, since the for loop of the same
         # length breaks Triton 3.6's layout pass
         while tl.max(stop - at, 0) > 0:
-            one = tl.load(members + at, mask=at < stop, other=-1)
-            two = tl.load(members + at + 1, mask=at + 1 < stop, other=-1)
-            b, b_scale = load_token(unit, norm, 2 * one, one >= 0, d0, D, BLOCK_D, DOUBLE)
-            c, c_scale = load_token(unit, norm, 2 * two, two >= 0, d0, D, BLOCK_D, DOUBLE)
+            one = tl.load(members + at, mask=at < stop, other=0)
+            two = tl.load(members + at + 1, mask=at + 1 < stop, other=0)
+            b, b_scale = load_token(unit, norm, 2 * one, at < stop, d0, D, BLOCK_D, DOUBLE)
+            c, c_scale = load_token(unit, norm, 2 * two, at + 1 < stop, d0, D, BLOCK_D, DOUBLE)
             b, c = without_zeros(b, b_scale), without_zeros(c, c_scale)
             acc += b * b_scale[:, None] + c * c_scale[:, None]
             at += 2
@@ -75,69 +74,40 @@ def store_wide_sum(
     unit, norm, starts, members, out, o_j, m_j, one, two, crowded, has_zero, row,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DST: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    # a row wider than a tile: its peak, length and unit vector, each from sums made again
+    # a row wider than a tile: its peak, length and unit vector, each from sums made again. While
+    # loops here too: see slot_sum.
     peak = tl.zeros([BLOCK_DST], tl.float64 if DOUBLE else tl.float32)
-    for d0 in range(0, D, BLOCK_D):
+    d0 = 0
+    while d0 < D:
         s = slot_sum(
-            unit,
-            norm,
-            starts,
-            members,
-            o_j,
-            m_j,
-            one,
-            two,
-            crowded,
-            has_zero,
-            d0,
-            D,
-            BLOCK_D,
-            DOUBLE,
-        )
+            unit, norm, starts, members, o_j, m_j, one, two, crowded, has_zero, d0,
+            D, BLOCK_D, DOUBLE,
+        )  # fmt: skip
         peak = tl.maximum(peak, tl.max(magnitude(s), 1))
+        d0 += BLOCK_D
     ok = usable(peak, DOUBLE)
-    inverse = tl.where(ok, 1.0 / tl.where(ok, peak, 1.0), 0.0)
+    shrink = tl.where(ok, 1.0 / tl.where(ok, peak, 1.0), 0.0)
     square = tl.zeros_like(peak)
-    for d0 in range(0, D, BLOCK_D):
+    d0 = 0
+    while d0 < D:
         s = slot_sum(
-            unit,
-            norm,
-            starts,
-            members,
-            o_j,
-            m_j,
-            one,
-            two,
-            crowded,
-            has_zero,
-            d0,
-            D,
-            BLOCK_D,
-            DOUBLE,
-        )
-        s = tl.where(ok[:, None], s * inverse[:, None], 0.0)
+            unit, norm, starts, members, o_j, m_j, one, two, crowded, has_zero, d0,
+            D, BLOCK_D, DOUBLE,
+        )  # fmt: skip
+        s = tl.where(ok[:, None], s * shrink[:, None], 0.0)
         square += tl.sum(s * s, 1)
+        d0 += BLOCK_D
     length = tl.sqrt(tl.where(ok, square, 1.0))
     ok = ok & (peak * length < float("inf"))
-    for d0 in range(0, D, BLOCK_D):
+    d0 = 0
+    while d0 < D:
         s = slot_sum(
-            unit,
-            norm,
-            starts,
-            members,
-            o_j,
-            m_j,
-            one,
-            two,
-            crowded,
-            has_zero,
-            d0,
-            D,
-            BLOCK_D,
-            DOUBLE,
-        )
-        u = tl.where(ok[:, None], s * (inverse / length * UNIT_SCALE)[:, None], float("nan"))
+            unit, norm, starts, members, o_j, m_j, one, two, crowded, has_zero, d0,
+            D, BLOCK_D, DOUBLE,
+        )  # fmt: skip
+        u = tl.where(ok[:, None], s * (shrink / length * UNIT_SCALE)[:, None], float("nan"))
         store_unit(out, row, m_j, d0, u, D, BLOCK_D, DOUBLE)
+        d0 += BLOCK_D
     return tl.where(ok, peak * length, 0.0)
 
 

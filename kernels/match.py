@@ -35,6 +35,7 @@ def unit_metric_kernel(
     u, length = unit_rows(metric * (1.0 / H), DOUBLE)
     if size is not None:
         length *= tl.load(size + o_t, mask=m_t, other=0).to(ACC)
+        u = tl.where((length != 0)[:, None], u, float("nan"))
     store_unit(unit, o_t, m_t, 0, u, D, BLOCK_D, DOUBLE)
     tl.store(norm + o_t, length, mask=m_t)
 

@@ -68,7 +68,7 @@ def merge_rounds(
 def rounds_tile(d: int, double: bool, batch: int) -> dict[str, int]:
     """Tiles of the rounds of `batch` rows with a metric of d dimensions; never a matter of N."""
     tile = match_tile(d, double) | {"BLOCK_N": 256, "BLOCK_L": 128, "num_stages": 1}
-    tile["BLOCK_SUM"] = 32 if d <= 128 else 16
+    tile["BLOCK_SUM"] = 32 if d <= 128 and not double else 16
     if double or d > 128:
         # without a figure ptxas stops at 168 on sm_80, and spills
         return tile | {"maxnreg": 255}

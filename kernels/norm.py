@@ -1,5 +1,8 @@
 """LayerNorm and the token metric of its rounded output in one pass."""
 
+import ctypes
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -10,9 +13,8 @@ from hico.kernels._launch import power_of_2
 
 @triton.jit(do_not_specialize=["T"])
 def layer_norm_metric_kernel(
-    x, weight, bias, y, metric, mean, rstd, T,
-    # a run-time float would arrive as fp32, too coarse for float64
-    EPS: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+    x, weight, bias, y, metric, mean, rstd, eps, eps_rest, T,
+    H: tl.constexpr, D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
     # a row is laid out [heads, dims]: the head mean is a sum over one axis of what is in registers
@@ -28,7 +30,8 @@ def layer_norm_metric_kernel(
     b_mean = tl.sum(tl.sum(b_x, 2), 1) / (H * D)
     centred = tl.where(m_x, b_x - b_mean[:, None, None], 0.0)
     b_var = tl.sum(tl.sum(centred * centred, 2), 1) / (H * D)
-    b_rstd = 1.0 / tl.sqrt(b_var + EPS)
+    # a run-time float arrives as fp32, too coarse for float64: the rest comes beside it
+    b_rstd = 1.0 / tl.sqrt(b_var + eps + eps_rest)
     b_y = centred * b_rstd[:, None, None]
     if weight is not None:
         b_y *= tl.load(weight + o_c, mask=m_c, other=0.0).to(ACC)[None, :, :]
@@ -59,8 +62,10 @@ def layer_norm_metric(
         block_h, block_d = power_of_2(num_heads), power_of_2(d)
         # a row per warp: its sums stay in the warp (2.0 ms where four rows on four warps took 5.6)
         block_t, warps = 1, power_of_2(block_h * block_d // 2048, high=16)
+        near = ctypes.c_float(eps).value
+        rest = eps - near if math.isfinite(near) else 0.0
         layer_norm_metric_kernel[(triton.cdiv(rows, block_t),)](
-            x, weight, bias, y, metric, mean, rstd, rows, eps,
+            x, weight, bias, y, metric, mean, rstd, near, rest, rows,
             num_heads, d, block_t, block_h, block_d, double, num_warps=warps,
         )  # fmt: skip
     return y, metric, mean, rstd

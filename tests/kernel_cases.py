@@ -12,6 +12,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 def kernel_cases() -> Iterator[tuple[str, Callable[[], object]]]:
     """(label, call) pairs; the arguments are CPU tensors of the benchmark's widths."""
+    double = torch.zeros(2, 300, 88, dtype=torch.float64)
+    yield "merge float64", partial(merge.merge_rounds, double, 64, 1, None, None, 0, True)
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
         x = torch.zeros(2, 784, 1024, dtype=dtype)
