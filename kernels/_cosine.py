@@ -43,7 +43,8 @@ def unit_rows(m, DOUBLE: tl.constexpr):
     else:
         length = tl.sqrt_rn(square)
     ok = ok & (peak * length < float("inf"))
-    u *= tl.where(ok, inverse(length, DOUBLE) * UNIT_SCALE, float("nan"))[:, None]
+    # the choice also keeps this product out of a fused multiply-add with what store_unit subtracts
+    u = tl.where(ok[:, None], u * (inverse(length, DOUBLE) * UNIT_SCALE)[:, None], float("nan"))
     return u, tl.where(ok, peak * length, 0.0)
 
 
