@@ -1,14 +1,15 @@
-"""`python -m hico.bench`: merge measures, report turns the rows into the README's table."""
+"""`python -m hico.bench`: merge and retain measure, report makes the README's tables of it."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from hico.bench import merge, report
+from hico.bench import merge, report, retain
 
 COMMANDS = {
     "merge": (merge, "time merge_tokens and its relatives against eager and compiled PyTorch"),
-    "report": (report, "print the markdown table of the newest rows"),
+    "retain": (retain, "time LayerScorer, select, compact and attention_score likewise"),
+    "report": (report, "print the markdown tables of the newest rows"),
 }
 
 

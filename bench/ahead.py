@@ -6,6 +6,7 @@ the run's own process a matter of seconds. Which variant of a kernel is fastest 
 workers measure that side by side, so the run measures it again, alone (`measure.compiled`).
 """
 
+import importlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import IO
 import torch
 
 from hico.bench import measure
-from hico.bench.cases import pick
+from hico.bench.case import pick
 from hico.bench.inputs import SEED
 
 FOLDER, TRITON_FOLDER = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
@@ -152,14 +153,14 @@ def describe(outcome: Outcome) -> str:
     return f"compiled in {outcome.seconds:.1f} s"
 
 
-def command(name: str, device: torch.device) -> list[str]:
-    """The command line that compiles one case."""
-    return [sys.executable, "-m", "hico.bench.ahead", name, device.type]
+def command(module: str, name: str, device: torch.device) -> list[str]:
+    """The command line that compiles one case of a module's CASES."""
+    return [sys.executable, "-m", "hico.bench.ahead", module, name, device.type]
 
 
-def compile_case(name: str, device: torch.device) -> float:
+def compile_case(module: str, name: str, device: torch.device) -> float:
     """Compiles one case on inputs of the timed shape; seconds, making the inputs left out."""
-    (case,) = pick(name)
+    (case,) = pick(importlib.import_module(module).CASES, name)
     if device.type == "cpu":
         case = case.on_cpu()
     args = case.inputs(case.shape, device, SEED)
@@ -167,4 +168,5 @@ def compile_case(name: str, device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"compile_s": compile_case(sys.argv[1], torch.device(sys.argv[2]))}))
+    module, name, kind = sys.argv[1:]
+    print(json.dumps({"compile_s": compile_case(module, name, torch.device(kind))}))

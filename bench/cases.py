@@ -1,78 +1,11 @@
-"""One OpCase for every row of the table of figures to reach: inputs, providers, bytes, limits."""
+"""The merge's cases, one for every row of its table of figures to reach."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from hico.bench import check, inputs, providers
+from hico.bench import accuracy, check, inputs, providers
+from hico.bench.case import OURS, Case, Form, Traffic
 from hico.bench.inputs import Shape
-from hico.bench.timing import Inputs
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A figure to reach: milliseconds, or times a floor or the eager time of the same run."""
-
-    value: float
-    unit: str = "ms"
-
-    UNITS: ClassVar[tuple[str, ...]] = ("ms", "x two-read floor", "x floor", "x eager")
-
-    def __post_init__(self) -> None:
-        if self.unit not in self.UNITS:
-            raise ValueError(f"unit: expected one of {', '.join(self.UNITS)}, got {self.unit!r}")
-
-    def __str__(self) -> str:
-        return f"{self.value:g} {self.unit}"
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """The fewest bytes through device memory: x read once, and (where x makes the metric) twice."""
-
-    once: int
-    twice: int | None = None
-
-    @property
-    def own(self) -> int:
-        """Bytes of the case's own floor, which its GB/s are counted with."""
-        return self.twice or self.once
-
-
-@dataclass(frozen=True)
-class OpCase:
-    """One row of the table. Its callables take the Shape, then the tensors of one input set."""
-
-    name: str
-    title: str
-    shape: Shape
-    # what the same code runs in a smoke test on a CPU
-    small: Shape
-    inputs: Callable[[Shape, torch.device, int], Inputs]
-    ours: Callable[..., Any]
-    eager: Callable[..., Any]
-    # the answer in float64, of the same inputs
-    exact: Callable[..., tuple[Tensor, ...]]
-    traffic: Callable[[Shape], Traffic]
-    must: Limit
-    target: Limit
-    # (must, target) in bytes above the inputs
-    memory: tuple[float, float] | None = None
-    # a differentiable forward whose backward is timed alone; the last input is the gradient
-    backward: bool = False
-    graph: bool = False
-    # further forms of ours worth a row: name, callable, its answer in float64
-    also: tuple[tuple[str, Callable[..., Any], Callable[..., tuple[Tensor, ...]]], ...] = ()
-    # plain PyTorch that does all that ours does, where `eager` does less
-    eager_whole: Callable[..., Any] | None = None
-
-    def on_cpu(self) -> "OpCase":
-        """The smoke form: tiny, float32."""
-        return replace(self, shape=replace(self.small, dtype=torch.float32))
-
+from hico.bench.limits import Limit
 
 # ---- bytes: e for an element; assign and anchor are int64, sizes int32; outputs are written once
 
@@ -119,131 +52,116 @@ VIT_BLOCK = Shape(128, 197, 768, 181, 12)
 SMALL = Shape(3, 49, 32, 8, 2)
 
 CASES = (
-    OpCase(
+    Case(
         name="clips",
         title="merge_tokens, standalone",
         shape=CLIPS,
         small=SMALL,
         inputs=inputs.only_tokens,
-        ours=providers.merge_ours,
-        eager=providers.merge_eager,
-        exact=check.exact_merge,
+        ours=(
+            Form(OURS, providers.merge_ours, check.against(check.exact_merge)),
+            Form(
+                "hico, by position",
+                providers.merge_by_position,
+                check.against(check.exact_by_position),
+            ),
+        ),
+        plain=(Form("eager", providers.merge_eager),),
         traffic=merge_traffic,
         must=Limit(3.0),
         target=Limit(2.6),
         memory=(0.9e9, 0.5e9),
-        also=(("hico, by position", providers.merge_by_position, check.exact_by_position),),
+        extra=("accuracy", accuracy.accuracy_row),
     ),
-    OpCase(
+    Case(
         name="clips_metric",
         title="merge_tokens, metric given",
         shape=CLIPS,
         small=SMALL,
         inputs=inputs.with_metric,
-        ours=providers.given_ours,
-        eager=providers.given_eager,
-        exact=check.exact_merge,
+        ours=(Form(OURS, providers.given_ours, check.against(check.exact_merge)),),
+        plain=(Form("eager", providers.given_eager),),
         traffic=given_traffic,
         must=Limit(2.1),
         target=Limit(1.7),
     ),
-    OpCase(
+    Case(
         name="clips_448",
         title="merge_tokens, standalone",
         shape=FULL_VIDEO,
         small=replace(SMALL, N=98),
         inputs=inputs.only_tokens,
-        ours=providers.merge_ours,
-        eager=providers.merge_eager,
-        exact=check.exact_merge,
+        ours=(Form(OURS, providers.merge_ours, check.against(check.exact_merge)),),
+        plain=(Form("eager", providers.merge_eager),),
         traffic=merge_traffic,
         must=Limit(2.0, "x two-read floor"),
         target=Limit(1.5, "x two-read floor"),
     ),
-    OpCase(
+    Case(
         name="clips_intern",
         title="merge_tokens, standalone, InternVideo2",
         shape=INTERN_VIDEO,
         small=replace(SMALL, N=64, C=44),
         inputs=inputs.only_tokens,
-        ours=providers.merge_ours,
-        eager=providers.merge_eager,
-        exact=check.exact_merge,
+        ours=(Form(OURS, providers.merge_ours, check.against(check.exact_merge)),),
+        plain=(Form("eager", providers.merge_eager),),
         traffic=merge_traffic,
         must=Limit(2.0, "x two-read floor"),
         target=Limit(1.5, "x two-read floor"),
     ),
-    OpCase(
+    Case(
         name="few_clips",
         title="merge_tokens, standalone, CUDA graph",
         shape=FEW_CLIPS,
         small=replace(SMALL, B=2),
         inputs=inputs.only_tokens,
-        ours=providers.merge_ours,
-        eager=providers.merge_eager,
-        exact=check.exact_merge,
+        ours=(Form(OURS, providers.merge_ours, check.against(check.exact_merge)),),
+        plain=(Form("eager", providers.merge_eager),),
         traffic=merge_traffic,
         must=Limit(0.12),
         target=Limit(0.08),
         graph=True,
     ),
-    OpCase(
+    Case(
         name="vit_block",
         title="merge_tokens, r = 16, class token, metric given, CUDA graph",
         shape=VIT_BLOCK,
         small=Shape(2, 33, 24, 29, 3),
         inputs=inputs.with_keys,
-        ours=providers.block_ours,
-        eager=providers.block_eager,
-        exact=check.exact_block,
+        ours=(Form(OURS, providers.block_ours, check.against(check.exact_block)),),
+        plain=(Form("eager", providers.block_eager),),
         traffic=block_traffic,
         must=Limit(0.06),
         target=Limit(0.04),
         graph=True,
     ),
-    OpCase(
+    Case(
         name="layer_norm",
         title="layer_norm_metric",
         shape=CLIPS,
         small=SMALL,
         inputs=inputs.with_affine,
-        ours=providers.norm_ours,
-        eager=providers.norm_eager,
-        exact=check.exact_norm,
+        ours=(Form(OURS, providers.norm_ours, check.against(check.exact_norm)),),
+        plain=(
+            Form("eager", providers.norm_eager),
+            Form("eager, all of it", providers.norm_two_passes),
+        ),
         traffic=norm_traffic,
         must=Limit(1.15, "x eager"),
         target=Limit(1.08, "x eager"),
-        eager_whole=providers.norm_two_passes,
+        compiled="eager, all of it",
     ),
-    OpCase(
+    Case(
         name="backward",
         title="merge_tokens, backward alone",
         shape=CLIPS,
         small=SMALL,
         inputs=inputs.with_gradient,
-        ours=providers.merge_ours,
-        eager=providers.merge_eager,
-        exact=check.exact_backward,
+        ours=(Form(OURS, providers.merge_ours, check.against(check.exact_backward)),),
+        plain=(Form("eager", providers.merge_eager),),
         traffic=backward_traffic,
         must=Limit(1.3, "x floor"),
         target=Limit(1.1, "x floor"),
         backward=True,
     ),
 )
-
-
-def pick(names: str | None) -> tuple[OpCase, ...]:
-    """The cases named in a comma-separated list, in the table's order; all for None.
-
-    >>> [case.name for case in pick("vit_block,clips")]
-    ['clips', 'vit_block']
-    """
-    if names is None:
-        return CASES
-    known = [case.name for case in CASES]
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted:
-        got = ", ".join(unknown) or "nothing"
-        raise ValueError(f"cases: expected some of {', '.join(known)}, got {got}")
-    return tuple(case for case in CASES if case.name in wanted)

@@ -1,7 +1,7 @@
 """No speed without a right answer: ours on the very inputs that are timed, against float64."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 import hico
 from hico.bench.inputs import Shape
 from hico.bench.providers import EPS
+from hico.bench.record import Row
 from hico.reference import merge as merge_reference
 from hico.reference import norm as norm_reference
 from hico.reference import segment as segment_reference
@@ -135,3 +136,16 @@ def check_rows(result: Any, exact: tuple[Tensor, ...], rows: Tensor) -> float:
             f"expected {SHARE:.1%} of tokens within {TOLERANCE} of float64, got {min(shares):.2%}"
         )
     return min(shares)
+
+
+def against(exact: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Row]:
+    """The check of a merge whose answer `exact` gives in float64, of the same inputs."""
+
+    def verify(s: Shape, result: Any, *args: Tensor) -> Row:
+        check_all(s, result)
+        rows = sample_rows(s.B, args[0].device)
+        # weights of a LayerNorm have no batch
+        part = [t[rows] if t.shape[0] == s.B and t.ndim > 1 else t for t in args]
+        return {"checked_share": check_rows(result, exact(s, *part), rows)}
+
+    return verify

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hico.bench.record import Row
 from hico.bench.timing import Inputs
 
 SEED = 0
@@ -28,6 +29,10 @@ class Shape:
     def D(self) -> int:
         """Width of the token metric."""
         return self.C // self.heads
+
+    def row(self) -> Row:
+        """The sizes as a result row has them."""
+        return {"B": self.B, "N": self.N, "C": self.C, "M": self.M, "heads": self.heads}
 
     def __str__(self) -> str:
         return f"[{self.B}, {self.N}, {self.C}] -> {self.M}"

@@ -14,7 +14,7 @@ import torch
 from hico._version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path("bench/results/merge.jsonl")
+RESULTS = Path("bench/results")
 
 Row = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""`python -m hico.bench report`: the README's table from the newest run of every case.
+"""`python -m hico.bench report`: the README's tables from the newest run of every case.
 
 Nothing is rounded in our favour: our times and bytes up, the baselines' down, speed-ups and shares
 down. Baselines come from the same run as ours or are left out; quick runs and CPU runs count only
@@ -6,27 +6,52 @@ with --any.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from hico.bench import record
-from hico.bench.measure import OURS, rounded
+from hico.bench.case import OURS
+from hico.bench.limits import rounded
 from hico.bench.record import RESULTS, Row
-from hico.bench.table import accuracy_line
+from hico.bench.table import accuracy_line, limits_of
 
-HEAD = (
-    "case", "eager / compile", "hico", "faster than eager / compile", "of its floor",
-    "above inputs", "must / target", "verdict",
-)  # fmt: skip
 NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A baseline in a suite's table: its head, the providers it may be, whether ours races it."""
+
+    head: str
+    names: tuple[str, ...]
+    rival: bool = True
+
+
+COLUMNS = {
+    "merge": (Column("eager", ("eager",)), Column("compile", ("compile",))),
+    "retain": (
+        Column("published, with mask", ("published, with mask",)),
+        Column("published, no mask", ("published, no mask",)),
+        Column("plain", ("lean PyTorch", "topk + sort", "eager")),
+        Column("compile", ("compile",)),
+        Column("floor or one row", ("floor", "one row"), rival=False),
+    ),
+}
+
+
+def suite_of(row: Row) -> str:
+    """The command that a row comes from; the oldest rows do not say, and are the merge's."""
+    return row.get("suite", "merge")
 
 
 def newest(rows: list[Row], anything: bool = False) -> list[list[Row]]:
     """For every case the rows of the newest run with our row, cases by first appearance."""
     rows = [r for r in rows if anything or (r["device"] == "cuda" and not r["quick"])]
-    groups: dict[str, dict[str, list[Row]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
         if row["kind"] == "speed":
-            groups.setdefault(row["case"], {}).setdefault(row["run"], []).append(row)
+            name = suite_of(row), row["case"]
+            groups.setdefault(name, {}).setdefault(row["run"], []).append(row)
     chosen = []
     for runs in groups.values():
         with_ours = [run for run in runs.values() if any(r["provider"] == OURS for r in run)]
@@ -34,49 +59,76 @@ def newest(rows: list[Row], anything: bool = False) -> list[list[Row]]:
     return chosen
 
 
-def row_of(rows: list[Row], provider: str) -> Row | None:
-    """The provider's row; of several the graph's, which the limits hold for."""
-    found = [r for r in rows if r["provider"] == provider and not r["error"]]
+def row_of(rows: list[Row], *providers: str) -> Row | None:
+    """A provider's row; of several the graph's, which the limits hold for."""
+    found = [r for r in rows if r["provider"] in providers and not r["error"]]
     found.sort(key=lambda r: r["method"] == "graph")
     return found[-1] if found else None
 
 
-def times(value: float | None, mine: float) -> str:
-    """How many times faster ours is, rounded down."""
-    return NONE if value is None else f"{rounded(value / mine, 1, up=False)} x"
+def size(row: Row, up: bool) -> str | None:
+    """Bytes above the inputs, if they were measured."""
+    peak = row["peak_bytes"]
+    return None if peak is None else f"{rounded(peak / 1e9, 2, up=up)} GB"
 
 
-def line(rows: list[Row]) -> tuple[str, ...]:
+def baseline(row: Row | None, mine: float | None) -> str:
+    """A plain form's milliseconds and memory, rounded down, and how many times faster ours is."""
+    if row is None:
+        return NONE
+    ms, work = row["median_ms"], row.get("tflop_s")
+    parts = [f"{rounded(ms, 3, up=False)} ms", size(row, up=False)]
+    if work is not None:
+        parts.append(f"{rounded(work, 0, up=True)} TFLOP/s")
+    if mine is not None:
+        parts.append(f"{rounded(ms / mine, 1, up=False)} x")
+    return ", ".join(part for part in parts if part)
+
+
+def reached(ours: Row) -> str:
+    """How near ours comes to what its case is bound by, rounded down."""
+    shares = (("two_read", "two reads"), ("floor", "the floor"), ("one_read", "one pass"))
+    for key, name in shares:
+        share = ours.get(f"share_of_{key}")
+        if share is not None:
+            return f"{rounded(100 * share, 0, up=False)}% of {name}"
+    work = ours.get("tflop_s")
+    return NONE if work is None else f"{rounded(work, 0, up=False)} TFLOP/s"
+
+
+def line(rows: list[Row], columns: tuple[Column, ...]) -> tuple[str, ...]:
     """The cells of one case."""
-    first = rows[0]
-    ours, eager, compiled = (row_of(rows, name) for name in (OURS, "eager", "compile"))
-    shape = f"[{first['B']}, {first['N']}, {first['C']}] -> {first['M']}"
-    name = f"`{first['case']}` {first['op']}, {shape}"
-    limits = f"{first['must']} / {first['target']}"
-    plain = [None if r is None else r["median_ms"] for r in (eager, compiled)]
-    shown = " / ".join(NONE if t is None else rounded(t, 3, up=False) for t in plain)
-    if ours is None:
+    first, ours = rows[0], row_of(rows, OURS)
+    ms: float | None = ours["median_ms"] if ours else None
+    plain = [
+        baseline(row_of(rows, *column.names), ms if column.rival else None) for column in columns
+    ]
+    # rows from before shapes were written out are the merge's
+    shape = first.get("shape") or f"[{first['B']}, {first['N']}, {first['C']}] -> {first['M']}"
+    start, limits = (f"`{first['case']}` {first['op']}, {shape}", *plain), limits_of(first)
+    if ours is None or ms is None:
         failed = next(r["error"] for r in rows if r["provider"] == OURS)
-        return name, f"{shown} ms", NONE, NONE, NONE, NONE, limits, failed
-    ms = ours["median_ms"]
-    share = ours["share_of_two_read"] or ours["share_of_one_read"]
-    reads = "two reads" if ours["share_of_two_read"] else "one pass"
+        return *start, NONE, NONE, limits, failed
     said = [
         ours.get("verdict", "undecided: no time in a CUDA graph"),
         ours.get("memory_verdict") and f"memory: {ours['memory_verdict']}",
     ]
-    return (
-        name,
-        f"{shown} ms",
-        f"{rounded(ms, 3, up=True)} ms",
-        " / ".join(times(t, ms) for t in plain),
-        f"{rounded(100 * share, 0, up=False)}% of {reads}",
-        NONE
-        if ours["peak_bytes"] is None
-        else f"{rounded(ours['peak_bytes'] / 1e9, 2, up=True)} GB",
-        limits,
-        "; ".join(part for part in said if part),
-    )
+    mine = [f"**{rounded(ms, 3, up=True)} ms**", size(ours, up=True)]
+    cells = (", ".join(filter(None, mine)), reached(ours), limits)
+    return *start, *cells, "; ".join(part for part in said if part)
+
+
+def tables(chosen: list[list[Row]]) -> list[str]:
+    """A table for each suite among the cases, an empty line after each."""
+    text = []
+    for suite in dict.fromkeys(suite_of(case[0]) for case in chosen):
+        columns = COLUMNS[suite]
+        head = ("case", *(column.head for column in columns), OURS, "reaches")
+        head = (*head, "must / target", "verdict")
+        lines = [line(case, columns) for case in chosen if suite_of(case[0]) == suite]
+        rule = tuple("---" for _ in head)
+        text += ["| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)] + [""]
+    return text
 
 
 def where(row: Row) -> str:
@@ -91,7 +143,7 @@ def where(row: Row) -> str:
 
 
 def markdown(rows: list[Row], anything: bool = False) -> str:
-    """The table, the accuracy, and one line for each run that is in it.
+    """The tables, one line for each run that is in them, and the accuracy.
 
     Raises:
         ValueError: there is no row to show.
@@ -100,10 +152,8 @@ def markdown(rows: list[Row], anything: bool = False) -> str:
     if not chosen:
         left_out = "" if anything else " (quick runs and CPU runs are left out; --any takes them)"
         raise ValueError(f"results: expected rows of our provider, found none{left_out}")
-    lines = [HEAD, tuple("---" for _ in HEAD), *(line(case) for case in chosen)]
-    text = ["| " + " | ".join(cells) + " |" for cells in lines]
     runs = {row["run"]: row for case in chosen for row in case}
-    text += ["", *(where(row) for row in runs.values())]
+    text = [*tables(chosen), *(where(row) for row in runs.values())]
     accurate = [r for r in rows if r["kind"] == "accuracy" and r["run"] in runs]
     text += [accuracy_line(row) for row in accurate[-1:]]
     return "\n".join(text)
@@ -120,15 +170,19 @@ def plot(rows: list[Row], path: Path, anything: bool = False) -> None:
     except ImportError as error:
         raise ImportError("the plot needs matplotlib: pip install 'hico[plot]'") from error
     chosen = newest(rows, anything)
+    suites = dict.fromkeys(suite_of(case[0]) for case in chosen)
+    columns = {column.head: column for suite in suites for column in COLUMNS[suite]}
+    bars_of = {**{head: column.names for head, column in columns.items()}, OURS: (OURS,)}
     figure = Figure(figsize=(9, 1 + 0.8 * len(chosen)), layout="constrained")
     axes = figure.subplots()
-    for place, name in enumerate(("eager", "compile", OURS)):
-        found = [(i, row) for i, case in enumerate(chosen) if (row := row_of(case, name))]
+    high = 0.8 / len(bars_of)
+    for place, (head, names) in enumerate(bars_of.items()):
+        found = [(i, row) for i, case in enumerate(chosen) if (row := row_of(case, *names))]
         bars = axes.barh(
-            [i + 0.27 * (place - 1) for i, _ in found],
+            [i + high * (place - (len(bars_of) - 1) / 2) for i, _ in found],
             [row["median_ms"] for _, row in found],
-            height=0.25,
-            label=name,
+            height=0.9 * high,
+            label=head,
         )
         axes.bar_label(bars, fmt="%.3g", padding=2)
     axes.set_yticks(range(len(chosen)), [case[0]["case"] for case in chosen])
@@ -142,14 +196,19 @@ def plot(rows: list[Row], path: Path, anything: bool = False) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (%(default)s)")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", help=f"files of JSON lines (all in {RESULTS})"
+    )
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the times")
     parser.add_argument("--any", action="store_true", help="take quick runs and CPU runs too")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; draws if asked."""
-    rows = record.load(args.results)
+    """Prints the tables; draws if asked."""
+    paths = args.results or sorted(RESULTS.glob("*.jsonl"))
+    if not paths:
+        raise ValueError(f"results: expected files of JSON lines, found none in {RESULTS}")
+    rows = [row for path in paths for row in record.load(path)]
     print(markdown(rows, args.any))
     if args.plot:
         plot(rows, args.plot, args.any)

@@ -1,11 +1,12 @@
 """The aligned table that a run prints."""
 
-from hico.bench.measure import OURS, rounded
+from hico.bench.case import OURS
+from hico.bench.limits import rounded
 from hico.bench.record import Row
 
 HEAD = (
-    "case", "provider", "timed by", "median ms", "p20 / p80", "launch us", "GB/s",
-    "of two reads", "of one pass", "MiB above", "must / target", "verdict",
+    "case", "provider", "timed by", "median ms", "p20 / p80", "launch us", "GB/s", "TFLOP/s",
+    "of two reads", "of one pass", "of floor", "MiB above", "must / target", "verdict",
 )  # fmt: skip
 NONE = "-"
 
@@ -15,13 +16,23 @@ def share(value: float | None) -> str:
     return NONE if value is None else f"{rounded(100 * value, 1, up=False)}%"
 
 
+def rate(value: float | None, mine: bool) -> str:
+    """Bytes or operations a second."""
+    return NONE if value is None else rounded(value, 0, up=not mine)
+
+
+def limits_of(row: Row) -> str:
+    """The figures to reach, as the case has them."""
+    return " / ".join(filter(None, (row["must"], row["target"])))
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """One line: our times and bytes rounded up, the baselines' down."""
     mine = row["provider"].startswith(OURS)
-    name = f"{row['case']} [{row['B']}, {row['N']}, {row['C']}] -> {row['M']}"
-    limits = f"{row['must']} / {row['target']}" if mine else NONE
+    name = f"{row['case']} {row['shape']}"
+    limits = limits_of(row) if mine else NONE
     if row["error"]:
-        return name, row["provider"], *[NONE] * 8, limits, row["error"]
+        return name, row["provider"], *[NONE] * (len(HEAD) - 4), limits, row["error"]
     median, p20, p80 = (rounded(row[key], 4, up=mine) for key in ("median_ms", "p20_ms", "p80_ms"))
     launch, peak = row["launch_us"], row["peak_bytes"]
     said = [row.get("verdict"), row.get("memory_verdict") and f"memory: {row['memory_verdict']}"]
@@ -32,9 +43,11 @@ def cells(row: Row) -> tuple[str, ...]:
         median,
         f"{p20} / {p80}",
         NONE if launch is None else rounded(launch, 0, up=mine),
-        rounded(row["gb_s"], 0, up=not mine),
+        rate(row["gb_s"], mine),
+        rate(row["tflop_s"], mine),
         share(row["share_of_two_read"]),
         share(row["share_of_one_read"]),
+        share(row["share_of_floor"]),
         NONE if peak is None else rounded(peak / 2**20, 1, up=mine),
         limits,
         "; ".join(part for part in said if part) or NONE,

@@ -1,10 +1,11 @@
 import pytest
 from bench_helpers import CPU, TOP
 
-from hico.bench import merge, record
+from hico.bench import merge, record, runner
 
 
 @pytest.fixture
-def one_run(tmp_path) -> merge.Run:
+def one_run(tmp_path) -> runner.Run:
     """A run on the CPU that has not measured anything yet."""
-    return merge.Run(CPU, tmp_path / "rows.jsonl", 600.0, True, record.environment(CPU), TOP)
+    environment = record.environment(CPU)
+    return runner.Run(merge.SUITE, CPU, tmp_path / "rows.jsonl", 600.0, True, environment, TOP)

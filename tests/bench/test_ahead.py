@@ -8,7 +8,7 @@ import time
 import pytest
 from bench_helpers import tiny
 
-from hico.bench import ahead, merge
+from hico.bench import ahead, runner
 from hico.bench.ahead import Outcome
 
 
@@ -70,7 +70,7 @@ def test_caches_are_the_users_or_go_away(monkeypatch):
 
 
 def test_a_real_worker_then_the_run_itself(one_run):
-    merge.compiled_forms(one_run, [tiny("layer_norm")], workers=1)
+    runner.compiled_forms(one_run, [tiny("layer_norm")], workers=1)
     (row,) = one_run.rows
     assert row["error"] is None and row["compile_workers"] == 1
     assert row["compile_s"] > 0 and row["warm_compile_s"] > 0
@@ -80,7 +80,7 @@ def test_a_real_worker_then_the_run_itself(one_run):
 def test_without_a_workers_result_it_compiles_in_line_and_last(one_run, monkeypatch):
     done = {"vit_block": Outcome(error="no room"), "layer_norm": Outcome(12.0)}
     monkeypatch.setattr(ahead, "run_all", lambda *args: done)
-    merge.compiled_forms(one_run, [tiny(name) for name in done], workers=2)
+    runner.compiled_forms(one_run, [tiny(name) for name in done], workers=2)
     first, last = one_run.rows
     assert (first["case"], first["compile_s"]) == ("layer_norm", 12.0)
     assert (last["case"], last["warm_compile_s"]) == ("vit_block", None)
@@ -90,5 +90,5 @@ def test_without_a_workers_result_it_compiles_in_line_and_last(one_run, monkeypa
 def test_no_time_to_compile_ahead(one_run, monkeypatch):
     monkeypatch.setattr(ahead, "run_all", lambda *args: pytest.fail("started"))
     one_run.budget_s = -1.0
-    merge.compiled_forms(one_run, [tiny("layer_norm")], workers=2)
+    runner.compiled_forms(one_run, [tiny("layer_norm")], workers=2)
     assert one_run.rows[0]["error"].startswith("not run: the budget")

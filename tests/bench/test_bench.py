@@ -12,9 +12,11 @@ from bench_helpers import BY_NAME, CPU, TOP
 import hico
 import hico.bench
 from hico.bench import eager, measure, timing
-from hico.bench.cases import Limit, pick
+from hico.bench.case import Form, pick
+from hico.bench.cases import CASES
 from hico.bench.ceilings import Ceilings, ceilings
 from hico.bench.inputs import Shape
+from hico.bench.limits import Limit, limit_ms, verdict
 
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(hico.bench.__path__)])
@@ -54,9 +56,11 @@ def test_time_gpu_rotates_inputs_and_keeps_setup_outside():
         (lambda: timing.time_gpu(print, []), "at least one input set"),
         (lambda: timing.time_gpu(abs, [(torch.ones(1),)], budget_s=0), "budget_s"),
         (lambda: timing.time_gpu(abs, [(torch.ones(1),)], min_samples=9, max_samples=3), "9 and 3"),
-        (lambda: Limit(1.0, "s"), "expected one of ms"),
-        (lambda: pick("clips,nosuch"), "got nosuch"),
-        (lambda: pick(" ,"), "got nothing"),
+        (lambda: Limit(1.0, "s"), "expected 'ms' or 'x '"),
+        (lambda: replace(CASES[0], must=Limit(1.0, "x nosuch")), "eager, floor.*got 1 x nosuch"),
+        (lambda: replace(CASES[0], compiled="nosuch"), "one of eager, got 'nosuch'"),
+        (lambda: pick(CASES, "clips,nosuch"), "got nosuch"),
+        (lambda: pick(CASES, " ,"), "got nothing"),
         (lambda: Ceilings(0.0, 1.0, 1.0, 1.0), "ceilings"),
     ],
 )
@@ -106,10 +110,10 @@ def test_eager_backward_is_ours():
     x, dy = torch.randn(2, 49, 24), torch.randn(2, 8, 24)
     grads = []
     for forward in (
-        lambda t: eager.merge(t, 8, num_heads=3),
-        lambda t: hico.merge_tokens(t, 8, num_heads=3, order="reference").tokens,
+        lambda s, t: eager.merge(t, 8, num_heads=3),
+        lambda s, t: hico.merge_tokens(t, 8, num_heads=3, order="reference").tokens,
     ):
-        form = measure.provider(BY_NAME["backward"], "any", forward)
+        form = measure.provider(BY_NAME["backward"], Form("any", forward))
         grads.append(form.run(*form.setup(x, dy)))
     torch.testing.assert_close(*grads)
 
@@ -144,22 +148,31 @@ def test_traffic_by_hand(name, once, twice):
     assert (traffic.once, traffic.twice) == (once, twice)
     # mostly reading: the better of copy and read; mostly writing: of copy and write
     rate = 5e9 if case.backward else 4e9
-    expected = (once / rate, None if twice is None else twice / rate)
+    expected = {"floor": once / rate, "two-read floor": None if twice is None else twice / rate}
     assert measure.floors(case, TOP) == expected
 
 
 def test_floors_are_those_of_the_design():
     at = Ceilings(copy=4.27, read=4.19, write=4.0, matmul=690.0)
-    assert measure.floors(BY_NAME["clips_448"], at)[1] == pytest.approx(3.04, abs=0.02)
-    assert measure.floors(BY_NAME["clips_metric"], at)[0] == pytest.approx(1.14, abs=0.03)
-    assert measure.floors(BY_NAME["clips"], at)[1] == pytest.approx(1.96, abs=0.06)
+    floors = {name: measure.floors(case, at) for name, case in BY_NAME.items()}
+    assert floors["clips_448"]["two-read floor"] == pytest.approx(3.04, abs=0.02)
+    assert floors["clips_metric"]["floor"] == pytest.approx(1.14, abs=0.03)
+    assert floors["clips"]["two-read floor"] == pytest.approx(1.96, abs=0.06)
 
 
 def test_limits_become_milliseconds():
-    names = ("ms", "x floor", "x two-read floor", "x eager")
-    found = [measure.limit_ms(Limit(2.0, unit), 1.5, 3.0, 10.0) for unit in names]
-    assert found == [2.0, 3.0, 6.0, 20.0]
-    assert measure.limit_ms(Limit(2.0, "x eager"), 1.5, None, None) is None
+    references = {"floor": 1.5, "two-read floor": 3.0, "eager": 10.0}
+    units = ("ms", "x floor", "x two-read floor", "x eager")
+    assert [limit_ms(Limit(2.0, unit), references) for unit in units] == [2.0, 3.0, 6.0, 20.0]
+    assert limit_ms(Limit(2.0, "x eager"), {"eager": None}) is None
+
+
+def test_what_limits_refer_to_is_measured_first():
+    assert [form.name for form in BY_NAME["layer_norm"].references] == ["eager"]
+    assert BY_NAME["clips_448"].references == ()
+    # a floor that was measured and failed is not replaced by the formula's
+    found = measure.verdicts(BY_NAME["backward"], 1.0, {"floor": None}, None)
+    assert found["must_ms"] is None and found["verdict"].startswith("undecided")
 
 
 @pytest.mark.parametrize(
@@ -173,19 +186,20 @@ def test_limits_become_milliseconds():
     ],
 )
 def test_verdicts_say_by_how_much(value, said):
-    assert measure.verdict(value, 3.0, 2.6) == said
+    assert verdict(value, 3.0, 2.6) == said
+    assert verdict(value, 3.0) == ("must met" if value <= 3.0 else said)
 
 
 def test_a_verdict_needs_its_reference():
-    assert measure.verdict(1.0, None, None).startswith("undecided")
+    assert verdict(1.0, None).startswith("undecided")
+    assert verdict(1.0, 2.0, None).startswith("undecided")
 
 
 def test_memory_is_judged_where_it_has_a_figure():
-    row = {"eager_ms": None, "peak_bytes": 0.7e9}
-    found = measure.verdicts(BY_NAME["clips"], 2.5, 1.0, 2.0, row)
+    found = measure.verdicts(BY_NAME["clips"], 2.5, {}, 0.7e9)
     assert found["verdict"] == "target met"
     assert found["memory_verdict"] == "must met, target missed by 40.0%"
-    assert "memory_verdict" not in measure.verdicts(BY_NAME["vit_block"], 1.0, 1.0, None, row)
+    assert "memory_verdict" not in measure.verdicts(BY_NAME["vit_block"], 1.0, {}, 0.7e9)
 
 
 @pytest.mark.gpu

@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from bench_helpers import BY_NAME, CPU, SPEED, tiny
+from bench_helpers import BY_NAME, CPU, SPEED, but, tiny
 
 import hico
 import hico.bench
-from hico.bench import accuracy, check, merge, record, table
+from hico.bench import accuracy, check, record, runner, table
 from hico.bench.__main__ import main
 
 # ---- no speed for a wrong op
@@ -34,8 +34,8 @@ def wrong(s, x, *, how):
     [("order", "within 0.02"), ("unwritten", "finite"), ("size", "size"), ("map", "map: assign")],
 )
 def test_a_wrong_op_gets_no_speed(one_run, how, message):
-    case = tiny("clips", ours=partial(wrong, how=how), also=())
-    merge.plain_and_ours(one_run, case, baselines=False)
+    case = tiny("clips", ours=but(BY_NAME["clips"].ours[0], partial(wrong, how=how)))
+    runner.plain_and_ours(one_run, case, baselines=False)
     row = next(r for r in one_run.rows if r.get("provider") == "hico")
     assert row["error"].startswith("WrongResult") and message in row["error"]
     assert "median_ms" not in row
@@ -68,7 +68,8 @@ def test_a_run_goes_on_after_an_error(one_run):
     def fails(*_):
         raise RuntimeError("out of memory\nand more")
 
-    merge.plain_and_ours(one_run, tiny("layer_norm", eager=fails), baselines=True)
+    plain = (*but(BY_NAME["layer_norm"].plain[0], fails), BY_NAME["layer_norm"].plain[1])
+    runner.plain_and_ours(one_run, tiny("layer_norm", plain=plain), baselines=True)
     errors = {row["provider"]: row["error"] for row in one_run.rows}
     assert errors.pop("eager") == "RuntimeError: out of memory"
     assert errors == {"eager, all of it": None, "hico": None}
@@ -78,7 +79,7 @@ def test_a_run_goes_on_after_an_error(one_run):
 
 def test_what_the_budget_leaves_out_is_said(one_run):
     one_run.budget_s = -1.0
-    merge.plain_and_ours(one_run, tiny("vit_block"), baselines=True)
+    runner.plain_and_ours(one_run, tiny("vit_block"), baselines=True)
     assert [row["error"][:8] for row in one_run.rows] == ["not run:"]
 
 
@@ -120,6 +121,7 @@ def test_no_baselines_still_measures_what_a_limit_needs(tmp_path):
         (["merge", "--device", "cpu", "--budget", "0"], "more than 0 seconds"),
         (["merge", "--device", "cpu", "--compile-workers", "-1"], "0 or more, got -1"),
         (["report", "--results", "nosuch.jsonl"], "found none at nosuch.jsonl"),
+        (["retain", "--device", "cpu", "--cases", "clips"], "expected some of keep_16k"),
     ],
 )
 def test_bad_command_lines(options, message, capsys):
