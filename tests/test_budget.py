@@ -1,8 +1,11 @@
 """Every rule that turns a target into counts."""
 
-import pytest
+import math
 
-from hico.budget import merge_schedule, round_merges
+import pytest
+import torch
+
+from hico.budget import keep_count, keep_counts, merge_schedule, round_merges
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,37 @@ def test_round_merges_is_tomes_rule():
             for protected in range(3):
                 want = max(0, min(r, (tokens - protected) // 2))
                 assert round_merges(tokens, tokens - r, protected) == want
+
+
+@pytest.mark.parametrize(
+    "tokens, ratio, kept",
+    [
+        # the published int(N * R), from reference.md 5.1 and 5.4
+        (24, 0.75, 18),
+        (24, 0.25, 6),
+        (160256, 0.25, 40064),
+        (100, 0.29, 28),  # 0.29 * 100 is a little less than 29
+        (7, 0.5, 3),
+        (5, 0, 0),
+        (5, 1, 5),
+        (0, 0.5, 0),
+    ],
+)
+def test_keep_count(tokens, ratio, kept):
+    assert keep_count(tokens, ratio) == kept
+    assert keep_counts(torch.tensor([tokens]), ratio).tolist() == [kept]
+
+
+def test_keep_counts_are_keep_count():
+    tokens = torch.arange(3000, dtype=torch.int32)
+    for ratio in (0.1, 0.29, 1 / 3, 0.7, 0.999):
+        want = [keep_count(n, ratio) for n in range(3000)]
+        assert keep_counts(tokens, ratio).tolist() == want
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan, True, "half", None])
+def test_keep_count_refuses(ratio):
+    with pytest.raises(ValueError, match="ratio: expected"):
+        keep_count(10, ratio)
+    with pytest.raises(ValueError, match="ratio: expected"):
+        keep_counts(torch.tensor([10]), ratio)

@@ -47,6 +47,24 @@ def token_rows(name: str, index: Tensor, batch: int, count: int | None = None) -
     return index.to(torch.int64).expand(batch, -1)
 
 
+def scores(name: str, t: Tensor) -> None:
+    """t is [B, N] in a floating dtype."""
+    if not isinstance(t, Tensor) or t.ndim != 2:
+        got = list(t.shape) if isinstance(t, Tensor) else type(t).__name__
+        raise ValueError(f"{name}: expected [B, N], got {got}")
+    if t.dtype not in FLOATS:
+        raise ValueError(f"{name}: expected float16, bfloat16, float32 or float64, got {t.dtype}")
+
+
+def mask_rows(name: str, mask: Tensor, batch: int, count: int) -> Tensor:
+    """A bool mask [N] for all rows or [B, N], as [B, N]."""
+    rows = [batch] if isinstance(mask, Tensor) and mask.ndim == 2 else []
+    shape(name, mask, *rows, count)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name}: expected bool, got {mask.dtype}")
+    return mask.expand(batch, -1)
+
+
 def integer(name: str, value: int, low: int, high: int) -> None:
     """low <= value <= high, and an integer."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
