@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from kernel_cases_project import project_cases
+from kernel_cases_retain import compact_cases, select_cases
+from kernel_cases_score import score_cases
 
 from hico.kernels import match, merge, norm, segment
 
@@ -54,3 +57,7 @@ def kernel_cases() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"gather scaled {name}", partial(segment.slot_gather, y, assign, size, total)
         yield f"weight grad {name}", partial(segment.weight_grad, x, y, assign, y, total)
         yield f"norm {name}", partial(norm.layer_norm_metric, x, weight, weight, 1e-5, 16)
+    yield from select_cases()
+    yield from compact_cases()
+    yield from project_cases()
+    yield from score_cases()

@@ -164,6 +164,7 @@ def kernels_in(folder: Path) -> set[tuple[str, str]]:
 
 
 def load_cases(path: Path, only: str) -> list:
+    sys.path.insert(0, str(path.parent))  # the cases may lie in several files
     spec = importlib.util.spec_from_file_location("kernel_cases", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

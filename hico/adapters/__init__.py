@@ -1,0 +1,1 @@
+"""Where hico meets other libraries' modules; none of those libraries is imported here."""
