@@ -129,6 +129,7 @@ def visionzip(q: Tensor, k: Tensor, keep: int, class_token: bool = True) -> Tens
     >>> visionzip(q, k, 2), visionzip(q, k, 2, class_token=False)
     (tensor([[0, 2, 3]]), tensor([[2, 3]]))
     """
+    _check.integer("keep", keep, 0, k.shape[2] - class_token)
     if not class_token:
         return _best(attention_score(q, k), keep)
     score = attention_score(q[:, :, :1], k, reduce_heads="sum")
@@ -174,8 +175,9 @@ def divprune(x: Tensor, keep: int) -> Tensor:
     """A diverse subset: each next token is the one whose nearest chosen one is farthest away.
 
     Distance is 1 - cosine, in fp32. The first token is the one farthest from its nearest neighbour.
-    A token is chosen once even where others equal it. Takes `keep` steps one after another, without
-    host synchronisation, and O(N) memory beside a block of similarities for the first step.
+    A token is chosen once even where others equal it; one that is not finite comes last. Takes
+    `keep` steps one after another, without host synchronisation, and O(N) memory beside a block of
+    similarities for the first step.
 
     Args:
         x: [B, N, C] visual tokens.
@@ -195,11 +197,15 @@ def divprune(x: Tensor, keep: int) -> Tensor:
     _check.tokens("x", x)
     batch, n, channels = x.shape
     _check.integer("keep", keep, 0, n)
-    unit = F.normalize(x.float(), dim=-1)
+    broken = ~x.isfinite().all(-1)
+    unit = F.normalize(x.float().masked_fill(broken[..., None], 0), dim=-1)
     chosen = torch.empty(batch, keep, dtype=torch.int64, device=x.device)
-    distance, taken = _to_nearest(unit), torch.zeros(batch, n, dtype=torch.bool, device=x.device)
+    distance = _to_nearest(unit, broken)
+    taken = torch.zeros(batch, n, dtype=torch.bool, device=x.device)
     for step in range(keep):
-        pick = _best(distance.masked_fill(taken, -torch.inf), 1)
+        # NaN ranks below -inf
+        open_ones = distance.masked_fill(broken, -torch.inf).masked_fill(taken, torch.nan)
+        pick = _best(open_ones, 1)
         chosen[:, step : step + 1] = pick
         taken.scatter_(1, pick, True)
         latest = unit.gather(1, pick[..., None].expand(-1, -1, channels))
@@ -208,12 +214,13 @@ def divprune(x: Tensor, keep: int) -> Tensor:
     return chosen.sort(1).values
 
 
-def _to_nearest(unit: Tensor, block: int = 1024) -> Tensor:
-    """[B, N]: each token's distance to its nearest other token."""
+def _to_nearest(unit: Tensor, broken: Tensor, block: int = 1024) -> Tensor:
+    """[B, N]: each token's distance to its nearest other token that is not broken."""
     parts = []
     for start in range(0, unit.shape[1], block):
         cosine = unit[:, start : start + block] @ unit.mT
         cosine.diagonal(start, 1, 2).fill_(-torch.inf)
+        cosine.masked_fill_(broken[:, None], -torch.inf)
         parts.append(1 - cosine.amax(2))
     return torch.cat(parts, 1) if parts else unit.new_empty(unit.shape[:2])
 

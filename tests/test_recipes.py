@@ -218,7 +218,8 @@ def test_divprune_of_equal_tokens(device):
 
 def test_divprune_in_blocks(device):
     unit = F.normalize(torch.randn(2, 25, 4, device=device), dim=-1)
-    torch.testing.assert_close(recipes._to_nearest(unit, 7), recipes._to_nearest(unit))
+    none = torch.zeros(2, 25, dtype=torch.bool, device=device)
+    torch.testing.assert_close(recipes._to_nearest(unit, none, 7), recipes._to_nearest(unit, none))
 
 
 @pytest.mark.gpu
@@ -251,7 +252,7 @@ def test_bad_input():
         "window: expected 1 <= window <= 6": lambda: recipes.snapkv(q, k, 6, 7),
         "capacity: expected 3 <= capacity <= 6": lambda: recipes.snapkv(q, k, 2, 3),
         "kernel: expected an odd": lambda: recipes.snapkv(q, k, 5, 3, 4),
-        "k: expected 0 <= k <= 6": lambda: recipes.visionzip(q, k, 6),
+        "keep: expected 0 <= keep <= 5": lambda: recipes.visionzip(q, k, 6),
         "x: expected whole frames of 4": lambda: recipes.evs(x, 4, 0.5),
         "tokens_per_frame: expected": lambda: recipes.evs(x, 7, 0.5),
         "ratio: expected": lambda: recipes.evs(x, 3, 1.5),
@@ -260,3 +261,22 @@ def test_bad_input():
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("broken", [0, 2, 5])
+def test_divprune_takes_broken_tokens_last(broken, device):
+    x = torch.randn(1, 6, 4, device=device)
+    whole = torch.cat((x[:, :broken], x[:, broken + 1 :]), 1)
+    for value in (torch.nan, torch.inf):
+        x[0, broken, 1] = value
+        chosen = hico.recipes.divprune(x, 3)[0].tolist()
+        assert chosen == [i + (i >= broken) for i in hico.recipes.divprune(whole, 3)[0].tolist()]
+        assert hico.recipes.divprune(x, 6)[0].tolist() == list(range(6))
+
+
+def test_visionzip_counts(device):
+    q = torch.randn(1, 2, 5, 4, device=device)
+    assert hico.recipes.visionzip(q, q, 4).tolist() == [[0, 1, 2, 3, 4]]
+    for keep, class_token in ((-1, True), (5, True), (6, False)):
+        with pytest.raises(ValueError, match="keep: expected"):
+            hico.recipes.visionzip(q, q, keep, class_token)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as _modules
 
 
 def check_layer(layer: nn.Module) -> None:
@@ -73,7 +74,9 @@ def is_plain_norm(norm: nn.Module) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module does more than its class's forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in module.__dict__
+    own = module._forward_hooks, module._forward_pre_hooks
+    everywhere = _modules._global_forward_hooks, _modules._global_forward_pre_hooks
+    return any((*own, *everywhere)) or "forward" in module.__dict__
 
 
 def weight_and_eps(norm: Any) -> tuple[Tensor, float]:

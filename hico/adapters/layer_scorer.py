@@ -105,7 +105,7 @@ class LayerScorer:
         lengths: Tensor | None = None,
         key_range: tuple[int, int] | None = None,
     ) -> LayerScore:
-        _check.tokens("hidden", hidden)
+        self._check_hidden(hidden)
         batch, n, _ = hidden.shape
         if key_mask is not None:
             key_mask = _check.mask_rows("key_mask", key_mask, batch, n)
@@ -120,13 +120,13 @@ class LayerScorer:
         else:
             rows = _check.token_rows("query_rows", query_rows, batch)
             counted = (rows >= 0) & (rows < n)
-            if n == 0:  # no token can be a query
-                rows, counted = rows[:, :0], counted[:, :0]
             at = rows.clamp(0, max(n - 1, 0))
         if query_mask is not None:
             count = min(n, 1) if rows is None else rows.shape[1]
             query_mask = _check.mask_rows("query_mask", query_mask, batch, count)
             counted = query_mask if counted is None else counted & query_mask
+        if n == 0 and rows is not None and counted is not None:  # no token can be a query
+            rows, counted = rows[:, :0], counted[:, :0]
         keys = self.keys(hidden, lengths)
         score = attention_score(
             self._queries(hidden, at, cos, sin),
@@ -150,6 +150,7 @@ class LayerScorer:
 
         Those of padding, tokens from lengths [B] on, mean nothing.
         """
+        self._check_hidden(hidden)
         norm, attention = self._parts()
         linear, key_norm = attention.k_proj, getattr(attention, "k_norm", None)
         if self._fuses(hidden) and is_plain_linear(linear, hidden):
@@ -160,6 +161,17 @@ class LayerScorer:
         keys = keys.unflatten(-1, (-1, attention.head_dim))
         keys = keys if key_norm is None else _in_chunks(key_norm, keys, out=keys)
         return keys.transpose(1, 2)
+
+    def _check_hidden(self, hidden: Tensor) -> None:
+        _check.tokens("hidden", hidden)
+        norm, attention = self._parts()
+        channels = norm.weight.shape[0] if self._plain_norm else hidden.shape[2]
+        if hidden.shape[2] != channels:
+            raise ValueError(f"hidden: expected [B, N, {channels}], got {list(hidden.shape)}")
+        kind = attention.k_proj.weight.dtype if type(attention.k_proj) is nn.Linear else None
+        automatic = torch.is_autocast_enabled(hidden.device.type)
+        if kind is not None and kind.is_floating_point and hidden.dtype != kind and not automatic:
+            raise ValueError(f"hidden: expected {kind} like k_proj's weight, got {hidden.dtype}")
 
     def _parts(self) -> tuple[Any, Any]:
         return self.layer.input_layernorm, self.layer.self_attn

@@ -24,7 +24,7 @@ def compact(index: Tensor, *tensors: Tensor, dims: Dim | Sequence[Dim]) -> tuple
         index: [B, k] int64 or int32, as from select; -1 (or anything outside 0..N-1) gives a row of
             zeros. A row may not name a token twice if a gradient is wanted.
         tensors: any shapes, any dtypes but complex, with N tokens and B rows, or one row for all.
-        dims: where the tokens are: for each tensor, or one for all, an int (dimension 0 is the
+        dims: where the tokens are: one int for all tensors, or for each an int (dimension 0 is the
             batch) or a pair (batch, tokens), the batch before the tokens. So 1 for hidden [B, N, C]
             and positions [B, N], 2 for K and V [B, H, N, D], (1, 2) for mRoPE [3, B, N].
 
@@ -68,7 +68,7 @@ def _dims(dims: Dim | Sequence[Dim], count: int) -> list[tuple[int, int]]:
     listed = [dims] * count if isinstance(dims, int) else dims
     if not isinstance(listed, (list, tuple)) or len(listed) != count:
         raise ValueError(
-            f"dims: expected an int, or one entry for each of {count} tensors, got {dims!r}"
+            f"dims: expected an int, or a list of {count}, one entry a tensor, got {dims!r}"
         )
     pairs = [(0, d) if isinstance(d, int) else d for d in listed]
     for pair in pairs:

@@ -1,6 +1,6 @@
 """attention_score: how much attention some query rows pay to every key."""
 
-import math
+import sys
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def attention_score(
     cos, sin = _rotation(cos, sin, batch, n, dim)
     start, stop = _range(key_range, n)
     number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    if scale is not None and not (number and 0 < scale < math.inf):
+    if scale is not None and not (number and 0 < scale <= sys.float_info.max):
         raise ValueError(f"scale: expected a number > 0 or None, got {scale!r}")
     _check.one_of("reduce_heads", reduce_heads, HEADS)
     _check.one_of("reduce_queries", reduce_queries, QUERIES)

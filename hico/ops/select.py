@@ -1,5 +1,6 @@
 """select and select_uniform: which tokens stay, by score or evenly spaced."""
 
+import math
 from typing import overload
 
 import torch
@@ -146,7 +147,7 @@ def select_uniform(n: int, k: int, device: torch.device | str | None = None) -> 
         [k] int64, ascending, without repeats.
 
     Raises:
-        ValueError: k > n, or either negative.
+        ValueError: k > n, either negative, or n > 2^40.
 
     Source: VideoChat-Flash (arXiv 2501.00574), the "uniform" stages of progressive visual dropout.
 
@@ -154,9 +155,13 @@ def select_uniform(n: int, k: int, device: torch.device | str | None = None) -> 
     >>> hico.select_uniform(10, 4)
     tensor([0, 3, 6, 9])
     """
-    _check.integer("n", n, 0, 1 << 53)
+    _check.integer("n", n, 0, 1 << 40)
     _check.integer("k", k, 0, n)
-    return _select_uniform(n, k, torch.get_default_device() if device is None else device)
+    if device is None:
+        # get_default_device cannot be traced
+        traced = torch.compiler.is_compiling()
+        device = torch.empty(0).device if traced else torch.get_default_device()
+    return _select_uniform(n, k, device)
 
 
 def _threshold(threshold: float | Tensor, score: Tensor) -> Tensor:
@@ -169,6 +174,8 @@ def _threshold(threshold: float | Tensor, score: Tensor) -> Tensor:
         raise ValueError(
             f"threshold: expected a number or a tensor, got {type(threshold).__name__}"
         )
+    if not isinstance(threshold, torch.SymFloat) and abs(threshold) > torch.finfo(acc).max:
+        threshold = math.inf if threshold > 0 else -math.inf
     return score.new_full((len(score),), threshold, dtype=acc)
 
 

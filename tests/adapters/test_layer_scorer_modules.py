@@ -159,3 +159,26 @@ def _changed(layer, **attributes):
     for name, value in attributes.items():
         setattr(layer.self_attn, name, value)
     return layer
+
+
+def test_global_hooks(device):
+    layer, _ = make(torch.float32, device)
+    hidden = states(1, 9, torch.float32, device)
+    plain = hico.LayerScorer(layer).keys(hidden)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, _, out: out * 2 if module is layer.self_attn.k_proj else None
+    )
+    try:
+        torch.testing.assert_close(hico.LayerScorer(layer).keys(hidden), plain * 2)
+    finally:
+        handle.remove()
+
+
+def test_hidden_that_does_not_fit(device):
+    layer, _ = make(torch.float32, device)
+    hidden = states(1, 9, torch.float32, device)
+    scorer = hico.LayerScorer(layer)
+    with pytest.raises(ValueError, match="hidden: expected torch.float32 .* got torch.float16"):
+        scorer.keys(hidden.half())
+    with pytest.raises(ValueError, match=r"hidden: expected \[B, N, 64\], got \[1, 9, 63\]"):
+        scorer(hidden[..., :63])

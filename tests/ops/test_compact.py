@@ -304,9 +304,7 @@ def test_bad_input():
         "dims: expected batch < tokens .* batch 1 and tokens 0": lambda: hico.compact(
             index, x, dims=[(1, 0)]
         ),
-        r"dims: expected .* each of 2 tensors, got \[1\]": lambda: hico.compact(
-            index, x, x, dims=[1]
-        ),
+        r"dims: expected .* list of 2, .* got \[1\]": lambda: hico.compact(index, x, x, dims=[1]),
         "dims: expected ints or .* got 'tokens'": lambda: hico.compact(index, x, dims=["tokens"]),
         r"dims: expected ints or .* got \(0, 1, 2\)": lambda: hico.compact(
             index, x, dims=[(0, 1, 2)]

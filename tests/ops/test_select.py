@@ -350,3 +350,11 @@ def test_bad_input():
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("far", [1e300, 10**400])
+def test_far_thresholds(far, device):
+    """Beyond what the scores' type holds it is an infinity."""
+    score = torch.tensor([[1.0, torch.inf, -torch.inf]], device=device)
+    assert hico.select(score, threshold=far)[0].tolist() == [[1, -1, -1]]
+    assert hico.select(score, threshold=-far)[1].tolist() == [3]

@@ -59,6 +59,13 @@ def test_compile(device, compiler):
     assert compiler.frame_count == 1
 
 
+def test_compile_on_the_default_device(compiler):
+    run = torch.compile(
+        lambda x: hico.select_uniform(x.shape[1], 3), fullgraph=True, dynamic=True, backend=compiler
+    )
+    assert torch.equal(run(torch.zeros(2, 10)), linspace(10, 3))
+
+
 @pytest.mark.gpu
 def test_cuda_graph_without_synchronisation(device):
     run = lambda: hico.select_uniform(160_256, 40_064, device)  # noqa: E731
