@@ -19,6 +19,7 @@ from hico.ops.score import attention_score
 from hico.ops.segment import segment_mean
 from hico.ops.select import select, select_uniform
 from hico.token_map import TokenMap
+from hico.video import progressive_dropout
 
 __all__ = [
     "KeepResult",
@@ -35,6 +36,7 @@ __all__ = [
     "match",
     "merge_map",
     "merge_tokens",
+    "progressive_dropout",
     "recipes",
     "segment_mean",
     "select",

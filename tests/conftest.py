@@ -1,5 +1,6 @@
 """What every test gets: a device, a seed, poisoned memory, and a count of what ran where."""
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -69,6 +70,18 @@ def device(request: pytest.FixtureRequest) -> str:
 def kernels() -> bool:
     """Whether the kernels run, rather than their plain PyTorch form."""
     return KERNELS
+
+
+@pytest.fixture
+def plain_on_cpu() -> Iterator[None]:
+    """Ops in plain PyTorch on a CPU, for tests of what stands on them: interpreting is slow."""
+    from hico.ops import _register, compact, project, score, select
+
+    with contextlib.ExitStack() as stack:
+        for op in (compact._take_rows, project._norm_project, score._score, select._select):
+            if _register.INTERPRET:
+                stack.enter_context(op.set_kernel_enabled("cpu", enabled=False))
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,211 @@
+"""What progressive dropout puts into the layers of a stock decoder, pass by pass."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hico.adapters import _dropout_cache as caches
+from hico.adapters._dropout_rows import (
+    Plan,
+    Sequence,
+    Span,
+    answer_rows,
+    check_spans,
+    find_spans,
+)
+from hico.adapters.layer_scorer import LayerScorer
+from hico.budget import keep_count
+from hico.ops.compact import compact
+from hico.ops.select import select, select_uniform
+
+
+@dataclass
+class Pass:
+    """One forward of the model.
+
+    Attributes:
+        first: nothing was cached before, so that this pass drops tokens.
+        given: what every layer of the present stage gets instead of the model's own.
+        rotation: (cos, sin) of the present stage in the pass that drops.
+        rows: that pass's sequence.
+        held: what the cache holds when the pass is over.
+    """
+
+    spans: list[Span] | None
+    input_ids: Tensor | None
+    mask: Tensor | None
+    labels: Tensor | None
+    first: bool = True
+    given: dict[str, Any] = field(default_factory=dict)
+    rotation: tuple[Tensor, Tensor] | None = None
+    rows: Sequence | None = None
+    held: caches.Held = field(default_factory=caches.Held)
+
+
+class Dropout:
+    """What `with hico.progressive_dropout(...) as run` gives.
+
+    Attributes:
+        kept: of the last prompt, for each stage [B, k] int64: the rows of that stage's own input
+            that stayed, text included, ascending; -1 where rows of unequal length are padded.
+    """
+
+    def __init__(self, base: Any, plan: Plan, spans: list[Span] | None) -> None:
+        self.kept: list[Tensor] = []
+        self._base = base
+        self._plan, self._spans = plan, spans
+        self._scorers = {
+            layer: LayerScorer(self._base.layers[layer])
+            for stage, layer in enumerate(plan.layers)
+            if plan.rule(stage) == "attention"
+        }
+        self._pass = Pass(None, None, None, None)
+        self._labels: Tensor | None = None
+
+    def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        """Before the base model: notes what came in, and takes the spans out of it."""
+        spans = kwargs.pop("visual_spans", self._spans)
+        caches.check(kwargs.get("past_key_values"))
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"attention_mask: expected [B, N] with True for tokens, got {got}")
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        labels, self._labels = self._labels, None
+        self._pass = Pass(spans, input_ids, None if mask is None else mask != 0, labels)
+        return args, kwargs
+
+    def enter(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict]:
+        """What layer i gets, instead of hidden and kwargs."""
+        now, cache = self._pass, kwargs.get("past_key_values")
+        if i == 0:
+            self._start(hidden, cache, kwargs.get("position_ids"))
+        stage, drops = self._plan.stage(i), i in self._plan.layers
+        if drops and now.first:
+            now.rotation = kwargs["position_embeddings"] if now.rotation is None else now.rotation
+            hidden = self._drop(stage - 1, hidden, now.rotation)
+        if (i == 0 or drops) and now.held.keys[stage:]:
+            now.given = self._given(stage, i, hidden, cache)
+        return hidden, kwargs | now.given
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """What the last norm gets: a drop after all layers shortens it."""
+        count, now = len(self._base.layers), self._pass
+        if now.first and count in self._plan.layers:
+            return self._drop(self._plan.stage(count) - 1, hidden, None)
+        return hidden
+
+    def _start(self, hidden: Tensor, cache: Any, place: Tensor | None) -> None:
+        """At the first layer, the only place where the cache is known in any case."""
+        now, (batch, length, _) = self._pass, hidden.shape
+        caches.check(cache)
+        now.first = cache is None or cache.get_seq_length() == 0
+        if now.first:
+            mask = None if now.mask is None or bool(now.mask.all()) else now.mask
+            spans = find_spans(now.input_ids) if now.spans is None else now.spans
+            pairs = check_spans(spans, batch, length, mask)
+            counts = [stop - start for start, stop in pairs]
+            starts = [start for start, _ in pairs]
+            now.rows = Sequence(starts, counts, list(counts), length, mask, now.labels)
+            now.held = caches.Held(self._plan.layers, [mask], caches.ahead(mask, place))
+            self.kept = []
+        else:
+            tail = caches.new_tokens(now.mask, length, hidden.device)
+            now.held = caches.held(cache, self._plan.layers).extended(cache, tail, batch, length)
+        if cache is not None:
+            cache.dropout = now.held  # on the cache: it may be copied, and outlive this context
+
+    def _given(self, stage: int, i: int, hidden: Tensor, cache: Any) -> dict[str, Any]:
+        """The mask and the rotation of a stage that begins with layer i."""
+        now, keys = self._pass, self._pass.held.keys[stage]
+        if stage == 0 and (now.first or keys is None):
+            return {}  # the model's own are right
+        length = hidden.shape[1]
+        given: dict[str, Any] = {
+            # positions with gaps would be taken for sequences packed into one
+            "position_ids": None,
+            "attention_mask": caches.causal_mask(self._base.config, hidden, keys, cache, i),
+        }
+        if now.first:
+            given["position_embeddings"] = now.rotation
+        elif stage == 0:
+            assert keys is not None
+            place = caches.positions(keys, length, now.held.ahead)
+            given["position_embeddings"] = self._base.rotary_emb(hidden, place)
+        elif self._plan.positions == "renumber":
+            place = caches.positions(keys, length, past=cache.get_seq_length(i))
+            given["position_embeddings"] = self._base.rotary_emb(hidden, place.to(hidden.device))
+        elif "position_embeddings" in now.given:  # what the first stage found
+            given["position_embeddings"] = now.given["position_embeddings"]
+        return given
+
+    def _drop(self, stage: int, hidden: Tensor, rotation: tuple | None) -> Tensor:
+        """The rows that this stage leaves."""
+        now, rows = self._pass, self._pass.rows
+        assert rows is not None
+        keep, counts = self._keep(stage, hidden, rotation, rows)
+        # generate reads the last row of the sequence, whatever side the prompt was padded on
+        index = rows.drop(keep, counts, left=not self._base.training)
+        self.kept.append(index)
+        now.held.keys.append(rows.mask)
+        (hidden,) = compact(index, hidden, dims=1)
+        if rotation is not None:
+            now.rotation = self._rotate(hidden, index, rotation)
+        return hidden
+
+    def _rotate(self, hidden: Tensor, index: Tensor, old: tuple) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of the rows that are left."""
+        if self._plan.positions == "keep":
+            cos, sin = compact(index, *old, dims=1)
+            return cos, sin
+        place = ((index >= 0).cumsum(1) - 1).clamp(min=0)
+        return self._base.rotary_emb(hidden, place)
+
+    @torch.no_grad()
+    def _keep(
+        self, stage: int, hidden: Tensor, rotation: tuple | None, rows: Sequence
+    ) -> tuple[Tensor, list[int]]:
+        """[B, N] bool, what stays, and how many of it are visual."""
+        rule, ratio = self._plan.rule(stage), self._plan.ratios[stage + 1]
+        counts = [
+            min(n, keep_count(total, ratio))
+            for n, total in zip(rows.counts, rows.totals, strict=True)
+        ]
+        score = None
+        if rule == "attention" and any(rows.counts):
+            score, asked = self._score(stage, hidden, rotation, rows)
+            if asked is not None:  # without a row that asks, all stays
+                counts = [k if m else n for k, m, n in zip(counts, asked, rows.counts, strict=True)]
+        elif rule == "random":
+            # the same draw for every row, as beams of one prompt may change places later
+            draw = torch.rand(max(rows.counts), device="cpu").to(hidden.device)
+        keep = rows.visible(hidden.device).clone()
+        for b, (start, n, k) in enumerate(zip(rows.starts, rows.counts, counts, strict=True)):
+            if k == n:
+                continue
+            if rule == "uniform":
+                chosen = select_uniform(n, k, hidden.device)
+            else:
+                ranked = draw[:n] if score is None else score[b, start : start + n]
+                chosen = select(ranked[None], k)[0]
+            keep[b, start : start + n] = False
+            keep[b, start + chosen] = True
+        return keep, counts
+
+    def _score(
+        self, stage: int, hidden: Tensor, rotation: tuple | None, rows: Sequence
+    ) -> tuple[Tensor, list[int] | None]:
+        """[B, N], what the rows that ask would pay each token, and how many ask, if few may."""
+        queries, asked = None, None
+        train = self._base.training and rows.labels is not None
+        if self._plan.query_rows == "answers" or self._plan.query_rows == "auto" and train:
+            if rows.labels is None:
+                raise ValueError('query_rows: expected labels for "answers", got none')
+            queries, asked = answer_rows(rows.labels, rows.mask)
+            if not queries.shape[1]:
+                return hidden.new_zeros(hidden.shape[:2]), asked
+        scorer = self._scorers[self._plan.layers[stage]]
+        score, _ = scorer(hidden, rotation, query_rows=queries, key_mask=rows.mask)
+        return score, asked

@@ -1,0 +1,111 @@
+"""Progressive dropout's hooks on a stock model, and their undoing."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from hico.adapters._dropout import Dropout
+from hico.adapters._dropout_cache import refusing_chunks
+
+
+@contextmanager
+def installed(model: Any, base: Any, run: Dropout) -> Iterator[None]:
+    """The hooks of run, on this model and for as long as the context lasts."""
+    with ExitStack() as stack:
+
+        def hooked(handle: Any) -> None:
+            stack.callback(handle.remove)
+
+        hooked(base.register_forward_pre_hook(run.begin, with_kwargs=True))
+        for i, layer in enumerate(base.layers):
+            hook = functools.partial(_before_layer, run, i)
+            hooked(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            if hasattr(layer, "_gradient_checkpointing_func"):
+                original = layer._gradient_checkpointing_func
+                _replace(
+                    stack, layer, "_gradient_checkpointing_func", _checkpoint(run, i, original)
+                )
+        hooked(base.norm.register_forward_pre_hook(lambda _, args: (run.leave(args[0]), *args[1:])))
+        head = next((m for m in model.modules() if base in list(m.children())), None)
+        if head is not None:
+            loss = _Loss(run)
+            hooked(head.register_forward_pre_hook(loss.before, with_kwargs=True))
+            hooked(head.register_forward_hook(loss.after))
+        for owner in model.modules():
+            if hasattr(owner, "_prefill"):
+                _replace(stack, owner, "_prefill", refusing_chunks(owner._prefill))
+        yield
+
+
+def _replace(stack: ExitStack, owner: nn.Module, name: str, value: Any) -> None:
+    """Sets an attribute of one instance until the stack unwinds."""
+    own = vars(owner)
+    if name in own:
+        stack.callback(setattr, owner, name, own[name])
+    else:
+        stack.callback(delattr, owner, name)
+    setattr(owner, name, value)
+
+
+def _checkpointed(layer: Any) -> bool:
+    return layer.training and getattr(layer, "gradient_checkpointing", False)
+
+
+def _before_layer(run: Dropout, i: int, layer: Any, args: tuple, kwargs: dict) -> tuple | None:
+    if _checkpointed(layer):
+        if not hasattr(layer._gradient_checkpointing_func, "drops"):
+            raise ValueError(
+                "gradient checkpointing: expected it to be enabled before progressive_dropout, "
+                "got it enabled inside"
+            )
+        return None
+    hidden, kwargs = run.enter(i, args[0], kwargs)
+    return (hidden, *args[1:]), kwargs
+
+
+def _checkpoint(run: Dropout, i: int, original: Callable) -> Callable:
+    """What the layer does under gradient checkpointing: the rows are settled before it begins.
+
+    A drop inside would be done again in the backward pass, with hooks that may be gone by then.
+    """
+
+    def checkpoint(call: functools.partial, hidden: Tensor, *rest: Any) -> Any:
+        hidden, kwargs = run.enter(i, hidden, call.keywords)
+        return original(functools.partial(call.func, *call.args, **kwargs), hidden, *rest)
+
+    checkpoint.drops = run  # type: ignore[attr-defined]
+    return checkpoint
+
+
+class _Loss:
+    """Labels of the rows that are left: held back from the model, whose rows are all of them."""
+
+    def __init__(self, run: Dropout) -> None:
+        self.run = run
+        self.rest: dict[str, Any] = {}
+
+    def before(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:
+        self.run._labels = kwargs.pop("labels", None)
+        self.rest = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
+        return args, kwargs
+
+    def after(self, module: Any, args: tuple, output: Any) -> Any:
+        now = self.run._pass
+        labels = now.labels if now.rows is None else now.rows.labels
+        if labels is None:
+            return output
+        logits = output[0] if isinstance(output, tuple) else output.logits
+        if logits.shape[1] != labels.shape[1]:
+            raise ValueError(
+                f"logits_to_keep: expected all {labels.shape[1]} rows with labels, "
+                f"got {logits.shape[1]}"
+            )
+        labels, size = labels.to(logits.device), logits.shape[-1]
+        loss = module.loss_function(logits=logits, labels=labels, vocab_size=size, **self.rest)
+        if isinstance(output, tuple):
+            return (loss, *output)
+        output["loss"] = loss
+        return output
