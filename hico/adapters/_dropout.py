@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hico.adapters import _dropout_cache as caches
+from hico.adapters._dropout_again import Prefix, rewind
 from hico.adapters._dropout_rows import (
     Plan,
     Sequence,
@@ -26,7 +27,9 @@ class Pass:
     """One forward of the model.
 
     Attributes:
-        first: nothing was cached before, so that this pass drops tokens.
+        first: nothing was cached before: the pass is a whole prompt.
+        begins: the first stage whose drop falls into this pass; beyond all if none does.
+        prefix: what is to be remembered, or what was, of the prompt's head.
         given: what every layer of the present stage gets instead of the model's own.
         rotation: (cos, sin) of the present stage in the pass that drops.
         rows: that pass's sequence.
@@ -38,6 +41,8 @@ class Pass:
     mask: Tensor | None
     labels: Tensor | None
     first: bool = True
+    begins: int = 0
+    prefix: Prefix | None = None
     given: dict[str, Any] = field(default_factory=dict)
     rotation: tuple[Tensor, Tensor] | None = None
     rows: Sequence | None = None
@@ -52,10 +57,12 @@ class Dropout:
             that stayed, text included, ascending; -1 where rows of unequal length are padded.
     """
 
-    def __init__(self, base: Any, plan: Plan, spans: list[Span] | None) -> None:
+    def __init__(
+        self, base: Any, plan: Plan, spans: list[Span] | None, remember: bool = False
+    ) -> None:
         self.kept: list[Tensor] = []
         self._base = base
-        self._plan, self._spans = plan, spans
+        self._plan, self._spans, self._remember = plan, spans, remember
         self._scorers = {
             layer: LayerScorer(self._base.layers[layer])
             for stage, layer in enumerate(plan.layers)
@@ -63,6 +70,22 @@ class Dropout:
         }
         self._pass = Pass(None, None, None, None)
         self._labels: Tensor | None = None
+
+    def rewind(self, cache: Any, batch: int | None = None) -> None:
+        """Makes a cache ready for another question: what came after the visual tokens is gone.
+
+        The next pass with this cache gets only the rows behind them, under the same settings, in
+        this context or another. What stays in memory besides the cache is the input of the first
+        stage that ranks by attention.
+
+        Args:
+            cache: past_key_values of a prompt under remember=True, any tokens further on.
+            batch: prompts there were, if beams or several answers made more rows of them.
+
+        Raises:
+            ValueError: a cache that was filled otherwise, or that has been cut.
+        """
+        rewind(cache, batch)
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         """Before the base model: notes what came in, and takes the spans out of it."""
@@ -83,8 +106,12 @@ class Dropout:
         if i == 0:
             self._start(hidden, cache, kwargs.get("position_ids"))
         stage, drops = self._plan.stage(i), i in self._plan.layers
-        if drops and now.first:
-            now.rotation = kwargs["position_embeddings"] if now.rotation is None else now.rotation
+        if drops and stage > now.begins:
+            if now.rotation is None:
+                now.rotation = (kwargs | now.given)["position_embeddings"]
+                if not now.first:
+                    assert now.prefix is not None
+                    hidden, now.rotation, now.rows = now.prefix.join(hidden, now.rotation)
             hidden = self._drop(stage - 1, hidden, now.rotation)
         if (i == 0 or drops) and now.held.keys[stage:]:
             now.given = self._given(stage, i, hidden, cache)
@@ -109,11 +136,18 @@ class Dropout:
             counts = [stop - start for start, stop in pairs]
             starts = [start for start, _ in pairs]
             now.rows = Sequence(starts, counts, list(counts), length, mask, now.labels)
-            now.held = caches.Held(self._plan.layers, [mask], caches.ahead(mask, place))
+            now.prefix = Prefix.of(self._plan, now.rows) if self._remember else None
+            ahead = caches.ahead(mask, place)
+            now.held = caches.Held(self._plan.layers, [mask], ahead, now.prefix)
             self.kept = []
         else:
             tail = caches.new_tokens(now.mask, length, hidden.device)
-            now.held = caches.held(cache, self._plan.layers).extended(cache, tail, batch, length)
+            known = caches.held(cache, self._plan)
+            now.held = known.extended(cache, tail, batch, length)
+            now.begins = len(self._plan.layers) + 1
+            if known.rewound and known.prefix is not None:
+                now.prefix, now.begins = known.prefix, known.prefix.begins
+                self.kept = known.prefix.kept_with(batch, length)
         if cache is not None:
             cache.dropout = now.held  # on the cache: it may be copied, and outlive this context
 
@@ -122,13 +156,13 @@ class Dropout:
         now, keys = self._pass, self._pass.held.keys[stage]
         if stage == 0 and (now.first or keys is None):
             return {}  # the model's own are right
-        length = hidden.shape[1]
+        length, fresh = hidden.shape[1], stage > now.begins or now.first
         given: dict[str, Any] = {
             # positions with gaps would be taken for sequences packed into one
             "position_ids": None,
             "attention_mask": caches.causal_mask(self._base.config, hidden, keys, cache, i),
         }
-        if now.first:
+        if fresh:
             given["position_embeddings"] = now.rotation
         elif stage == 0:
             assert keys is not None
@@ -145,11 +179,15 @@ class Dropout:
         """The rows that this stage leaves."""
         now, rows = self._pass, self._pass.rows
         assert rows is not None
+        if now.first and now.prefix is not None:
+            now.prefix.before(stage, hidden, rotation)
         keep, counts = self._keep(stage, hidden, rotation, rows)
         # generate reads the last row of the sequence, whatever side the prompt was padded on
         index = rows.drop(keep, counts, left=not self._base.training)
         self.kept.append(index)
         now.held.keys.append(rows.mask)
+        if now.first and now.prefix is not None:
+            now.prefix.after(stage, index, rows)
         (hidden,) = compact(index, hidden, dims=1)
         if rotation is not None:
             now.rotation = self._rotate(hidden, index, rotation)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hico.adapters._dropout_again import Prefix
+from hico.adapters._dropout_rows import Plan
+
 
 def check(cache: Any) -> None:
     """The cache lets each layer have its own length."""
@@ -51,16 +54,20 @@ class Held:
         keys: for each stage [B, N] bool, which rows are tokens; None = all.
         ahead: [B, 1] int64, how far the positions of the model's own go beyond the count of tokens;
             None = not at all, or there is no padding.
+        prefix: what another question may begin with, if it was to be remembered.
+        rewound: the cache holds the prefix and nothing else.
     """
 
     layers: tuple[int, ...] = ()
     keys: list[Tensor | None] = field(default_factory=list)
     ahead: Tensor | None = None
+    prefix: Prefix | None = None
+    rewound: bool = False
 
     def extended(self, cache: Any, tail: Tensor | None, batch: int, count: int) -> "Held":
         """With count new rows, those of tail [B, count] that are tokens; None: all."""
         keys: list[Tensor | None] = []
-        for layer, old in zip((0, *self.layers), self.keys, strict=True):
+        for layer, old in zip((0, *self.layers), self.keys, strict=not self.rewound):
             if old is not None and len(old) != batch:
                 raise ValueError(
                     f"past_key_values: expected the prompt's batch of {len(old)}, got {batch}"
@@ -75,16 +82,20 @@ class Held:
             known = F.pad(known[:, :cached], (0, max(0, cached - known.shape[1])), value=True)
             new = known.new_ones(batch, count) if tail is None else tail
             keys.append(torch.cat([known, new], 1))
-        return Held(self.layers, keys, self.ahead)
+        return Held(self.layers, keys, self.ahead, self.prefix)
 
 
-def held(cache: Any, layers: tuple[int, ...]) -> Held:
-    """What a cache holds that was filled with drops before these layers, or without any."""
+def held(cache: Any, plan: Plan) -> Held:
+    """What a cache holds that was filled with these drops, or without any."""
     known = getattr(cache, "dropout", Held())
-    if known.keys and known.layers != layers:
+    if known.keys and known.layers != plan.layers:
         raise ValueError(
-            f"past_key_values: expected a prompt that was shortened before layers {list(layers)}, "
-            f"got one before {list(known.layers)}"
+            "past_key_values: expected a prompt that was shortened before layers "
+            f"{list(plan.layers)}, got one before {list(known.layers)}"
+        )
+    if known.rewound and known.prefix is not None and known.prefix.plan != plan:
+        raise ValueError(
+            f"past_key_values: expected {known.prefix.plan}, as when it was filled, got {plan}"
         )
     return known
 

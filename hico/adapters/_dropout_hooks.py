@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from hico.adapters import _dropout_attention as attention
 from hico.adapters._dropout import Dropout
 from hico.adapters._dropout_cache import refusing_chunks
+from hico.adapters._dropout_chunks import in_chunks, row_modules
 
 
 @contextmanager
@@ -20,6 +23,11 @@ def installed(model: Any, base: Any, run: Dropout) -> Iterator[None]:
             stack.callback(handle.remove)
 
         hooked(base.register_forward_pre_hook(run.begin, with_kwargs=True))
+        switch = _Attention(base)
+        hooked(base.register_forward_pre_hook(switch.on))
+        hooked(base.register_forward_hook(switch.off, always_call=True))
+        for part in row_modules(base):
+            _replace(stack, part, "forward", in_chunks(part.forward))
         for i, layer in enumerate(base.layers):
             hook = functools.partial(_before_layer, run, i)
             hooked(layer.register_forward_pre_hook(hook, with_kwargs=True))
@@ -78,6 +86,26 @@ def _checkpoint(run: Dropout, i: int, original: Callable) -> Callable:
 
     checkpoint.drops = run  # type: ignore[attr-defined]
     return checkpoint
+
+
+class _Attention:
+    """torch's attention without masks of rows by rows, where transformers would use it with them.
+
+    With gradients the layers may run again when the hooks are gone: then it stays as it is.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self.config = base.config
+        self.before: str | None = None
+
+    def on(self, *_: Any) -> None:
+        if self.config._attn_implementation == "sdpa" and not torch.is_grad_enabled():
+            attention.register()
+            self.before, self.config._attn_implementation = "sdpa", attention.NAME
+
+    def off(self, *_: Any) -> None:
+        if self.before is not None:
+            self.config._attn_implementation, self.before = self.before, None
 
 
 class _Loss:

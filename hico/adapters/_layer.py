@@ -76,7 +76,8 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module does more than its class's forward."""
     own = module._forward_hooks, module._forward_pre_hooks
     everywhere = _modules._global_forward_hooks, _modules._global_forward_pre_hooks
-    return any((*own, *everywhere)) or "forward" in module.__dict__
+    forward = module.__dict__.get("forward")
+    return any((*own, *everywhere)) or not getattr(forward, "by_rows", forward is None)
 
 
 def weight_and_eps(norm: Any) -> tuple[Tensor, float]:

@@ -1,0 +1,120 @@
+"""Attention of a shortened, padded or continued sequence without a mask of its rows by its rows."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+NAME = "hico_sdpa"
+# from this many rows on cuDNN's kernel is the faster one for causal attention
+LONG = 4096
+ORDER = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+# elements of the largest mask that rows behind a cache get at once
+MASKED = 1 << 28
+
+
+class Tokens:
+    """Which keys are tokens and not padding: mask [B, N] bool, some of it False."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int]] | None:
+        """(start, stop) of each row's tokens; None if some row has padding between them."""
+        place = torch.arange(self.mask.shape[1], device=self.mask.device)
+        stop = torch.where(self.mask, place + 1, 0).amax(1)
+        count = self.mask.sum(1)
+        start = torch.where(self.mask, place, len(place)).amin(1).minimum(stop)
+        found = torch.stack([start, stop, count]).tolist()  # one wait for the device a stage
+        if any(last - first != n for first, last, n in zip(*found, strict=True)):
+            return None
+        return list(zip(found[0], found[1], strict=True))
+
+
+def tokens(*_: Any, attention_mask: Tensor | None = None, kv_length: int, **__: Any) -> Any:
+    """transformers' mask interface: what `attend` gets for a mask."""
+    if attention_mask is None or bool(attention_mask.all()):
+        return None
+    return Tokens(attention_mask[:, :kv_length])
+
+
+def register() -> None:
+    """Makes NAME known to transformers; a second time changes nothing."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, tokens)
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tokens | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: [B, Hq, M, D] over [B, Hkv, N, D] gives [B, M, Hq, D].
+
+    The last of M rows stands at the last of N keys. Rows of padding give finite values.
+    """
+    prompt = query.shape[2] == key.shape[2]
+    if prompt and attention_mask is None:
+        out = _causal(query, key, value, scaling, dropout)
+    elif prompt and attention_mask.runs is not None:  # type: ignore[union-attr]
+        out = torch.zeros_like(query)
+        for b, (start, stop) in enumerate(attention_mask.runs):  # type: ignore[union-attr]
+            q, k, v = (t[b : b + 1, :, start:stop] for t in (query, key, value))
+            out[b : b + 1, :, start:stop] = _causal(q, k, v, scaling, dropout)
+    elif query.shape[2] == 1 and attention_mask is None:
+        out = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=scaling, enable_gqa=True
+        )
+    else:
+        out = _masked(query, key, value, attention_mask, scaling, dropout)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float) -> Tensor:
+    call: dict[str, Any] = {"is_causal": True, "enable_gqa": True}
+    call |= {"scale": scale, "dropout_p": dropout}
+    if q.is_cuda and q.shape[2] >= LONG:
+        with sdpa_kernel(ORDER, set_priority=True):
+            return F.scaled_dot_product_attention(q, k, v, **call)
+    return F.scaled_dot_product_attention(q, k, v, **call)
+
+
+def _masked(
+    q: Tensor, k: Tensor, v: Tensor, held: Tokens | None, scale: float | None, dropout: float
+) -> Tensor:
+    """Rows behind a cache. Heads that share a key are laid out as rows: so no key is copied."""
+    batch, heads, count, dim = q.shape
+    kv_heads, n = k.shape[1:3]
+    group, device = heads // kv_heads, q.device
+    step = max(1, MASKED // max(1, batch * group * n))
+    keys, out = torch.arange(n, device=device), torch.empty_like(q)
+    for start in range(0, count, step):
+        rows = torch.arange(start, min(start + step, count), device=device) + n - count
+        seen = (keys <= rows[:, None])[None]
+        if held is not None:
+            # a row of padding sees itself, as over nothing there is no softmax
+            seen = seen & held.mask[:, None] | (keys == rows[:, None])
+        mask = seen[:, None, None].expand(-1, 1, group, -1, -1).flatten(2, 3)
+        part = q[:, :, start : start + step].reshape(batch, kv_heads, -1, dim)
+        part = F.scaled_dot_product_attention(
+            part, k, v, attn_mask=mask, dropout_p=dropout, scale=scale
+        )
+        out[:, :, start : start + step] = part.reshape(batch, heads, -1, dim)
+    return out

@@ -1,0 +1,152 @@
+"""More questions of one video: a rewound cache and a question give what the whole prompt would."""
+
+import pytest
+import torch
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+
+import hico
+
+pytestmark = pytest.mark.usefixtures("plain_on_cpu")
+KINDS = ("uniform", "attention", "uniform0_attention", "uniform1_attention", "random0_attention")
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+LAYERS, RATIOS = [1, 3], [1.0, 0.5, 0.2]
+GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+SPAN = (4, 40)
+QUESTIONS = [[5, 6, 7], [9, 8, 7, 6, 5, 4], [11], [5, 6, 7]]
+
+
+def make(device, attention="sdpa"):
+    config = Qwen2Config(**SIZES, attn_implementation=attention)
+    return Qwen2ForCausalLM(config).eval().to(device)
+
+
+def with_question(model, head, question):
+    """The whole prompt's embeddings, and the ids of the question alone."""
+    ids = torch.tensor([question], device=head.device)
+    return torch.cat([head, model.model.embed_tokens(ids)], 1), ids
+
+
+def behind(ids, head):
+    """The arguments of generate for ids behind a cache of head's rows."""
+    ones = torch.ones(1, head.shape[1] + ids.shape[1], dtype=torch.int64, device=head.device)
+    return {"input_ids": ids, "attention_mask": ones} | GREEDY
+
+
+CASES = [(kind, "renumber", LAYERS, RATIOS, "sdpa") for kind in KINDS]
+CASES += [(kind, "keep", LAYERS, RATIOS, "sdpa") for kind in KINDS[1:3]]
+CASES += [("uniform0_attention", "renumber", LAYERS, RATIOS, "eager")]
+CASES += [("attention", "renumber", [2], [1, 0], "sdpa"), ("uniform", "keep", [], [1], "sdpa")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind, positions, layers, ratios, attention", CASES)
+def test_equal_to_fresh_runs(device, kind, positions, layers, ratios, attention):
+    model = make(device, attention)
+    head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
+    settings = (model, layers, ratios, kind, [SPAN], positions)
+    cache = DynamicCache()
+    for count, question in enumerate(QUESTIONS):
+        embeds, ids = with_question(model, head, question)
+        torch.manual_seed(3)  # the stage that draws
+        with hico.progressive_dropout(*settings) as fresh:
+            want = model.generate(inputs_embeds=embeds, **GREEDY)
+            torch.manual_seed(3)
+            logits = model(inputs_embeds=embeds).logits[:, -1]
+        torch.manual_seed(3)
+        with hico.progressive_dropout(*settings, remember=True) as run:
+            if count == 0:
+                got = model.generate(inputs_embeds=embeds, past_key_values=cache, **GREEDY)
+            else:
+                got = model.generate(**behind(ids, head), past_key_values=cache)[:, ids.shape[1] :]
+            assert all(torch.equal(*rows) for rows in zip(run.kept, fresh.kept, strict=True))
+            run.rewind(cache)
+        assert torch.equal(got, want)
+        with hico.progressive_dropout(*settings, remember=True) as run:
+            again = model(input_ids=ids, past_key_values=cache).logits[:, -1]
+            run.rewind(cache)
+        torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_only_what_the_question_needs_runs(device):
+    """Layers before the first that asks see the question alone; the video stays where it was."""
+    model = make(device)
+    head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
+    embeds, ids = with_question(model, head, [1, 2, 3])
+    seen = []
+    for layer in model.model.layers:
+        layer.input_layernorm.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape[1]))
+    cache = DynamicCache()
+    settings = (model, LAYERS, RATIOS, "uniform0_attention", [SPAN])
+    with hico.progressive_dropout(*settings, remember=True) as run:
+        model(inputs_embeds=embeds, past_key_values=cache)
+        run.rewind(cache)
+        assert [cache.get_seq_length(i) for i in range(5)] == [40, 22, 22, 0, 0]
+        seen.clear()
+        model(input_ids=ids, past_key_values=cache)
+    # before layer 3 the scorer norms all rows of that stage, if its norm is not fused
+    assert seen[:3] == [3, 3, 3] and set(seen[-2:]) == {4 + 7 + 3}
+
+
+@torch.no_grad()
+def test_beams_and_several_answers(device):
+    model = make(device)
+    head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
+    settings = (model, LAYERS, RATIOS, "uniform0_attention", [SPAN])
+    beams = {"num_beams": 3, "num_return_sequences": 2}
+    cache = DynamicCache()
+    for count, question in enumerate(QUESTIONS):
+        embeds, ids = with_question(model, head, question)
+        with hico.progressive_dropout(*settings):
+            want = model.generate(inputs_embeds=embeds, **beams, **GREEDY)
+        with hico.progressive_dropout(*settings, remember=True) as run:
+            if count == 0:
+                call = {"inputs_embeds": embeds} | GREEDY
+            else:
+                call = behind(ids, head)
+                cache.batch_repeat_interleave(3)
+            got = model.generate(**call, **beams, past_key_values=cache)
+            run.rewind(cache, batch=1)
+        assert torch.equal(got if count == 0 else got[:, ids.shape[1] :], want)
+
+
+@torch.no_grad()
+def test_errors(device):
+    model = make(device)
+    embeds = torch.randn(2, 48, SIZES["hidden_size"], device=device)
+    with (
+        hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN, None], remember=True),
+        pytest.raises(ValueError, match="one visual span, got"),
+    ):
+        model(inputs_embeds=embeds)
+    mask = torch.ones(2, 48, device=device)
+    mask[0, 0] = 0
+    with (
+        hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN] * 2, remember=True),
+        pytest.raises(ValueError, match="without padding"),
+    ):
+        model(inputs_embeds=embeds, attention_mask=mask)
+    with hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN]) as run:
+        cache = model(inputs_embeds=embeds[:1], use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="filled under progressive_dropout"):
+            run.rewind(cache)
+    with hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN], remember=True) as run:
+        cache = model(inputs_embeds=embeds[:1], use_cache=True).past_key_values
+        run.rewind(cache)
+    ids = torch.tensor([[1, 2]], device=device)
+    with (
+        hico.progressive_dropout(model, LAYERS, [1, 0.5, 0.1], visual_spans=[SPAN]),
+        pytest.raises(ValueError, match="as when it was filled"),
+    ):
+        model(input_ids=ids, past_key_values=cache)
+    cache.layers[0].keys = cache.layers[0].keys[:, :, :5]
+    with pytest.raises(ValueError, match="at least 40 rows in layer 0, got 5"):
+        run.rewind(cache)
