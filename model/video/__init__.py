@@ -1,8 +1,20 @@
-"""Reading videos: exact frames at exact times, upright, one frame in memory at a time."""
+"""Reading videos: exact frames at exact times, upright, in bounded memory."""
 
+from .base import Video
+from .opening import Clip, open_video, read_clip
 from .reader import VideoReader
 from .resize import resize_frames
-from .sampling import sample_indices
+from .sampling import frame_indices, sample_indices
 from .table import FrameTable
 
-__all__ = ["FrameTable", "VideoReader", "resize_frames", "sample_indices"]
+__all__ = [
+    "Clip",
+    "FrameTable",
+    "Video",
+    "VideoReader",
+    "frame_indices",
+    "open_video",
+    "read_clip",
+    "resize_frames",
+    "sample_indices",
+]

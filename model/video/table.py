@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .base import MOST_PIXELS, check_pixels
 
 # they store no presentation times, or (AVI) times that are wrong once frames are reordered
 UNTIMED_FORMATS = {"avi", "h264", "hevc", "m4v", "mpegvideo", "obu", "vvc"}
@@ -27,12 +29,26 @@ class FrameTable:
         keys: int64, ascending times, in the same unit, of the pictures where decoding can start;
             empty without `pts`. An edit list may hide the first of them.
         duration: seconds from the first frame's start to the last frame's end.
+        rates: frames a second as the file states them, most trusted first; may be wrong.
     """
 
     pts: np.ndarray | None
     seconds: np.ndarray
     keys: np.ndarray
     duration: float
+    rates: tuple[Any, ...] = ()
+
+    def key_of(self, index: int) -> int:
+        """Which key frame to start from; below 1 means the start of the file."""
+        if self.pts is None:
+            return 0
+        return int(np.searchsorted(self.keys, self.pts[index], side="right")) - 1
+
+    def key_indices(self) -> np.ndarray:
+        """Numbers of the frames that decode alone: int64, ascending."""
+        if self.pts is None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(np.isin(self.pts, self.keys))
 
 
 def import_av() -> Any:
@@ -48,16 +64,13 @@ def import_av() -> Any:
     return av
 
 
-def open_video(path: Path, threaded: bool = True) -> tuple[Any, Any]:
-    """Open a file and choose its main video stream: (container, stream).
-
-    Threads decode faster but, in a damaged file, may lose good frames around a bad one.
+def check_file(path: Path) -> None:
+    """Refuse what cannot be a video.
 
     Raises:
         FileNotFoundError, PermissionError: no such file, or it may not be read.
-        ValueError: a directory, an empty file, not a video, or no pictures in it.
+        ValueError: a directory, a device or a pipe, or an empty file.
     """
-    av = import_av()
     if path.is_dir():
         raise ValueError(f"{path}: expected a video file, this is a directory")
     if path.exists() and not path.is_file():
@@ -65,6 +78,20 @@ def open_video(path: Path, threaded: bool = True) -> tuple[Any, Any]:
     with open(path, "rb") as file:
         if not file.read(1):
             raise ValueError(f"{path}: the file is empty")
+
+
+def open_file(path: Path, threads: int = 0) -> tuple[Any, Any]:
+    """Open a file and choose its main video stream: (container, stream).
+
+    Threads (0: as many as the decoder likes) decode faster but, in a damaged file, may lose good
+    frames around a bad one.
+
+    Raises:
+        FileNotFoundError, PermissionError: no such file, or it may not be read.
+        ValueError: a directory, an empty file, not a video, no pictures in it, or too large ones.
+    """
+    av = import_av()
+    check_file(path)
     try:
         # the absolute path keeps a name like "concat:a" a name; the whitelist keeps a playlist
         # that poses as a video away from the network. Not options=: these are also given to the
@@ -83,7 +110,15 @@ def open_video(path: Path, threaded: bool = True) -> tuple[Any, Any]:
     if stream.codec_context is None or stream.codec_context.name in TEXT_CODECS:
         container.close()
         raise ValueError(f"{path}: not a video, or of a kind that this PyAV cannot decode")
-    stream.thread_type = "AUTO" if threaded else "NONE"
+    try:
+        check_pixels(path, stream.height, stream.width)
+    except ValueError:
+        container.close()
+        raise
+    # the decoder refuses a later, larger picture itself
+    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+    stream.thread_type = "NONE" if threads == 1 else "AUTO"
+    stream.codec_context.thread_count = threads
     return container, stream
 
 
@@ -150,9 +185,10 @@ def count_table(container: Any, stream: Any) -> FrameTable | None:
     count, no_keys = len(times), np.zeros(0, np.int64)
     if timed:
         table = _table(np.sort(np.array(times, np.int64)), stream, no_keys, 0)
-        return FrameTable(None, table.seconds, no_keys, table.duration)
+        return replace(table, pts=None)
     step = 1 / float(stream.average_rate or 25)
-    return FrameTable(None, np.arange(count) * step, no_keys, count * step)
+    rates = (stream.average_rate,)
+    return FrameTable(None, np.arange(count) * step, no_keys, count * step, rates)
 
 
 def cut_before(table: FrameTable, pts: int) -> FrameTable:
@@ -161,7 +197,7 @@ def cut_before(table: FrameTable, pts: int) -> FrameTable:
     start = int(np.searchsorted(table.pts, pts))
     seconds = table.seconds[start:] - table.seconds[start]
     duration = table.duration - float(table.seconds[start])
-    return FrameTable(table.pts[start:], seconds, table.keys, duration)
+    return replace(table, pts=table.pts[start:], seconds=seconds, duration=duration)
 
 
 def _table(pts: np.ndarray, stream: Any, keys: np.ndarray, last: int) -> FrameTable:
@@ -174,7 +210,8 @@ def _table(pts: np.ndarray, stream: Any, keys: np.ndarray, last: int) -> FrameTa
         tail = float(np.median(np.diff(seconds)))
     else:
         tail = 1 / float(stream.average_rate or 25)
-    return FrameTable(pts, seconds, keys, float(seconds[-1]) + tail)
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    return FrameTable(pts, seconds, keys, float(seconds[-1]) + tail, rates)
 
 
 def _hidden(stream: Any, packet: Any) -> bool:
