@@ -165,8 +165,7 @@ class Video:
     ) -> Iterator[torch.Tensor]:
         """Yield frames one by one, as they are decoded: each uint8 [height, width, 3], RGB.
 
-        However long the video, only a few frames wait in memory. One stream at a time: a new one,
-        or `read`, ends those before it.
+        However long the video, only a few frames wait in memory.
 
         Args:
             indices: ascending frame numbers, repeats allowed.

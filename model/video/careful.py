@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ class Careful:
             self._container.close()
         self._container, self._decoder, self._shown = None, iter(()), None
 
+    def check_open(self) -> None:
+        """Refuse to go on with a closed file."""
+        if self._container is None:
+            raise ValueError(f"{self.path}: the reader is closed")
+
     def _build(self) -> None:
         table = read_table(self._container, self._stream)
         self._open(threaded=False)
@@ -57,7 +63,7 @@ class Careful:
             raise ValueError(f"{self.path}: no frame of this video can be decoded")
         if table.pts is not None:
             # the packets may promise frames at the start that the decoder cannot show
-            table = cut_before(table, first.pts)
+            table = replace(cut_before(table, first.pts), interlaced=first.interlaced_frame)
         self.table, self._shown, self.first = table, (0, first), first
         # frames are told apart by counting only if none is lost, so not with threads
         self._threaded = table.pts is not None
@@ -79,8 +85,7 @@ class Careful:
         Raises:
             ValueError: it is damaged and cannot be decoded.
         """
-        if self._container is None:
-            raise ValueError(f"{self.path}: the reader is closed")
+        self.check_open()
         if self._shown is not None and self._shown[0] == index:
             return self._shown[1]
         key = self.table.key_of(index)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from .ahead import read_ahead
 from .base import Video, even_rate
 from .careful import Careful, Painter
 
@@ -39,6 +40,7 @@ class VideoReader(Video):
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         super().__init__(path)
+        self._threads = threads
         self._careful = Careful(self.path)
         self._painter = Painter()
         table = self._careful.table
@@ -58,5 +60,16 @@ class VideoReader(Video):
         return self._careful.table.key_indices()
 
     def _load(self, indices: list[int], pixels: tuple[int, int]) -> Iterator[torch.Tensor]:
+        """The quick way where it may succeed, and carefully what it does not find."""
+        self._careful.check_open()
+        ahead: Iterator[tuple[int, torch.Tensor]] = iter(())
+        if self._careful.table.pts is not None and len(indices) > 1:
+            ahead = read_ahead(self.path, self._careful.table, indices, pixels, self._threads)
+        number, frame = -1, torch.empty(0)
         for index in indices:
-            yield self._painter.paint(self._careful.find(index), pixels)
+            while number < index:
+                number, frame = next(ahead, (len(self._careful.table.seconds), frame))
+            if number == index:
+                yield frame
+            else:
+                yield self._painter.paint(self._careful.find(index), pixels)

@@ -30,6 +30,7 @@ class FrameTable:
             empty without `pts`. An edit list may hide the first of them.
         duration: seconds from the first frame's start to the last frame's end.
         rates: frames a second as the file states them, most trusted first; may be wrong.
+        interlaced: the first frame consists of two fields.
     """
 
     pts: np.ndarray | None
@@ -37,6 +38,7 @@ class FrameTable:
     keys: np.ndarray
     duration: float
     rates: tuple[Any, ...] = ()
+    interlaced: bool = False
 
     def key_of(self, index: int) -> int:
         """Which key frame to start from; below 1 means the start of the file."""
