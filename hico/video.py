@@ -20,7 +20,6 @@ def progressive_dropout(
     visual_spans: Sequence[Span] | None = None,
     positions: str = "renumber",
     query_rows: str = "auto",
-    remember: bool = False,
 ) -> Iterator[Dropout]:
     """Before layer layers[j] runs, floor(n * ratios[j + 1]) of the n visual tokens are left.
 
@@ -47,16 +46,12 @@ def progressive_dropout(
         query_rows: which rows rank. "last" = the last token of each row; "answers" = the rows
             before each run of labels that are not -100, and where there is none, all tokens stay;
             "auto" = "answers" in training with labels, else "last".
-        remember: hold what other questions about the same video begin with. Then run.rewind(cache)
-            takes the question and the answer out of a cache, and a pass with that cache and the
-            rows of another question alone gives what the whole new prompt would. The video's rows
-            run again only from the first stage on that asks. For prompts without padding and with
-            one span.
 
     Yields:
         run: run.kept[j] is [B, k] int64, the rows of stage j's input that stayed, text included, of
         the last prompt; -1 where rows of unequal length are padded: on the left in evaluation, so
-        that the last row is the last token of each, on the right in training.
+        that the last row is the last token of each, on the right in training. For more questions of
+        one video there are run.watch and run.rewind.
 
     With labels=, the labels of dropped rows go with them, and the loss is that of the rows left.
     Outputs have as many rows as the last stage leaves.
@@ -86,7 +81,7 @@ def progressive_dropout(
     base = _decoder(model)
     plan.check_layers(len(base.layers))
     spans = None if visual_spans is None else list(visual_spans)
-    run = Dropout(base, plan, spans, remember)
+    run = Dropout(base, plan, spans)
     with installed(model, base, run):
         yield run
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hico.adapters import _dropout_cache as caches
-from hico.adapters._dropout_again import Prefix, rewind
+from hico.adapters._dropout_again import Prefix, Watched, rewind
 from hico.adapters._dropout_rows import (
     Plan,
     Sequence,
@@ -57,12 +57,10 @@ class Dropout:
             that stayed, text included, ascending; -1 where rows of unequal length are padded.
     """
 
-    def __init__(
-        self, base: Any, plan: Plan, spans: list[Span] | None, remember: bool = False
-    ) -> None:
+    def __init__(self, base: Any, plan: Plan, spans: list[Span] | None) -> None:
         self.kept: list[Tensor] = []
         self._base = base
-        self._plan, self._spans, self._remember = plan, spans, remember
+        self._plan, self._spans, self._watching = plan, spans, False
         self._scorers = {
             layer: LayerScorer(self._base.layers[layer])
             for stage, layer in enumerate(plan.layers)
@@ -71,15 +69,45 @@ class Dropout:
         self._pass = Pass(None, None, None, None)
         self._labels: Tensor | None = None
 
-    def rewind(self, cache: Any, batch: int | None = None) -> None:
-        """Makes a cache ready for another question: what came after the visual tokens is gone.
+    @torch.no_grad()
+    def watch(self, inputs_embeds: Tensor, visual_spans: list[Span] | None = None) -> Any:
+        """Runs the head of a prompt as far as no question has a say in it, once for all questions.
 
-        The next pass with this cache gets only the rows behind them, under the same settings, in
-        this context or another. What stays in memory besides the cache is the input of the first
-        stage that ranks by attention.
+        A pass with the cache and the rows behind the video alone then gives what the whole prompt
+        would, in this context or another with the same settings; generate also takes the mask of
+        the whole prompt. The video's rows go on from the first stage that ranks by attention, whose
+        input stays in memory with the cache.
 
         Args:
-            cache: past_key_values of a prompt under remember=True, any tokens further on.
+            inputs_embeds: [B, P, C], up to the end of the visual tokens, without padding.
+            visual_spans: (start, P), the same for all rows; None = those of the context.
+
+        Returns:
+            past_key_values, a transformers DynamicCache. After a question see rewind.
+
+        Raises:
+            ValueError: spans that differ or end elsewhere.
+        """
+        from transformers import DynamicCache
+
+        cache, given = DynamicCache(), {}
+        if visual_spans is not None:
+            given["visual_spans"] = visual_spans
+        self._watching = True
+        try:
+            self._base(inputs_embeds=inputs_embeds, past_key_values=cache, **given)
+        except Watched:
+            pass
+        finally:
+            self._watching = False
+        rewind(cache)
+        return cache
+
+    def rewind(self, cache: Any, batch: int | None = None) -> None:
+        """Makes the cache of watch ready for another question: the one before is gone from it.
+
+        Args:
+            cache: what watch gave, any tokens further on.
             batch: prompts there were, if beams or several answers made more rows of them.
 
         Raises:
@@ -136,7 +164,7 @@ class Dropout:
             counts = [stop - start for start, stop in pairs]
             starts = [start for start, _ in pairs]
             now.rows = Sequence(starts, counts, list(counts), length, mask, now.labels)
-            now.prefix = Prefix.of(self._plan, now.rows) if self._remember else None
+            now.prefix = Prefix.of(self._plan, now.rows) if self._watching else None
             ahead = caches.ahead(mask, place)
             now.held = caches.Held(self._plan.layers, [mask], ahead, now.prefix)
             self.kept = []
@@ -181,6 +209,8 @@ class Dropout:
         assert rows is not None
         if now.first and now.prefix is not None:
             now.prefix.before(stage, hidden, rotation)
+            if stage == now.prefix.begins:
+                raise Watched
         keep, counts = self._keep(stage, hidden, rotation, rows)
         # generate reads the last row of the sequence, whatever side the prompt was padded on
         index = rows.drop(keep, counts, left=not self._base.training)

@@ -9,6 +9,10 @@ from torch import Tensor
 from hico.adapters._dropout_rows import Plan, Sequence
 
 
+class Watched(Exception):
+    """The rows have come to the first stage that a question has a say in."""
+
+
 @dataclass
 class Prefix:
     """A prompt up to the end of its visual tokens, as far as what follows has no say in it.
@@ -37,13 +41,13 @@ class Prefix:
         """That of a prompt whose rows go into the first layer.
 
         Raises:
-            ValueError: padding, or spans that differ.
+            ValueError: spans that differ or end elsewhere.
         """
         spans = set(zip(rows.starts, rows.counts, strict=True))
-        if rows.mask is not None or len(spans) != 1:
+        if len(spans) != 1 or sum(min(spans)) != rows.length:
             raise ValueError(
-                "remember: expected prompts without padding and with one visual span, got "
-                f"{'padding' if rows.mask is not None else sorted(spans)}"
+                f"visual_spans: expected (start, {rows.length}), the end of the sequence, in every "
+                f"row to watch, got {[(at, at + n) for at, n in sorted(spans)]}"
             )
         stages = range(len(plan.layers))
         begins = next((s for s in stages if plan.rule(s) == "attention"), len(plan.layers))
@@ -58,16 +62,14 @@ class Prefix:
     def before(self, stage: int, hidden: Tensor, rotation: tuple | None) -> None:
         """Notes what goes into a stage, before its drop."""
         if stage == self.begins:
-            n = self.lengths[stage]
             assert rotation is not None
-            self.hidden = hidden[:, :n]
-            self.rotation = rotation[0][:, :n], rotation[1][:, :n]
+            self.hidden, self.rotation = hidden, rotation
 
     def after(self, stage: int, index: Tensor, rows: Sequence) -> None:
         """Notes which rows a stage left."""
         if stage < self.begins:
             self._note(rows)
-            self.kept.append(index[:, : self.lengths[-1]])
+            self.kept.append(index)
 
     def kept_with(self, batch: int, count: int) -> list[Tensor]:
         """What the stages before begins keep of a prompt with count rows behind the prefix."""
@@ -99,14 +101,14 @@ def rewind(cache: Any, batch: int | None = None) -> None:
     Of a batch that beams or several answers made larger, the first row of each prompt stays.
 
     Raises:
-        ValueError: the cache was not filled under remember=True, or holds less than the prefix.
+        ValueError: the cache is not what watch gave, or holds less than the prefix.
     """
     known: Any = getattr(cache, "dropout", None)
     prefix = getattr(known, "prefix", None)
     if prefix is None:
         raise ValueError(
-            "past_key_values: expected a cache filled under progressive_dropout(remember=True), "
-            f"got {type(cache).__name__} without what it remembers"
+            "past_key_values: expected a cache that watch began, "
+            f"got a {type(cache).__name__} of another origin"
         )
     for i, layer in enumerate(cache.layers):
         stage = sum(at <= i for at in known.layers)

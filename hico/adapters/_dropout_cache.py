@@ -54,7 +54,7 @@ class Held:
         keys: for each stage [B, N] bool, which rows are tokens; None = all.
         ahead: [B, 1] int64, how far the positions of the model's own go beyond the count of tokens;
             None = not at all, or there is no padding.
-        prefix: what another question may begin with, if it was to be remembered.
+        prefix: what another question may begin with, if there is to be one.
         rewound: the cache holds the prefix and nothing else.
     """
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import hico
 
@@ -52,24 +52,22 @@ def test_equal_to_fresh_runs(device, kind, positions, layers, ratios, attention)
     model = make(device, attention)
     head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
     settings = (model, layers, ratios, kind, [SPAN], positions)
-    cache = DynamicCache()
-    for count, question in enumerate(QUESTIONS):
+    torch.manual_seed(3)  # the stage that draws
+    with hico.progressive_dropout(*settings) as run:
+        cache = run.watch(head)
+    for question in QUESTIONS:
         embeds, ids = with_question(model, head, question)
-        torch.manual_seed(3)  # the stage that draws
+        torch.manual_seed(3)
         with hico.progressive_dropout(*settings) as fresh:
             want = model.generate(inputs_embeds=embeds, **GREEDY)
             torch.manual_seed(3)
             logits = model(inputs_embeds=embeds).logits[:, -1]
-        torch.manual_seed(3)
-        with hico.progressive_dropout(*settings, remember=True) as run:
-            if count == 0:
-                got = model.generate(inputs_embeds=embeds, past_key_values=cache, **GREEDY)
-            else:
-                got = model.generate(**behind(ids, head), past_key_values=cache)[:, ids.shape[1] :]
+        with hico.progressive_dropout(*settings) as run:
+            got = model.generate(**behind(ids, head), past_key_values=cache)[:, ids.shape[1] :]
             assert all(torch.equal(*rows) for rows in zip(run.kept, fresh.kept, strict=True))
             run.rewind(cache)
         assert torch.equal(got, want)
-        with hico.progressive_dropout(*settings, remember=True) as run:
+        with hico.progressive_dropout(*settings) as run:
             again = model(input_ids=ids, past_key_values=cache).logits[:, -1]
             run.rewind(cache)
         torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-4)
@@ -80,20 +78,18 @@ def test_only_what_the_question_needs_runs(device):
     """Layers before the first that asks see the question alone; the video stays where it was."""
     model = make(device)
     head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
-    embeds, ids = with_question(model, head, [1, 2, 3])
+    ids = torch.tensor([[1, 2, 3]], device=device)
     seen = []
     for layer in model.model.layers:
-        layer.input_layernorm.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape[1]))
-    cache = DynamicCache()
-    settings = (model, LAYERS, RATIOS, "uniform0_attention", [SPAN])
-    with hico.progressive_dropout(*settings, remember=True) as run:
-        model(inputs_embeds=embeds, past_key_values=cache)
-        run.rewind(cache)
+        layer.self_attn.q_proj.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape[1]))
+    with hico.progressive_dropout(model, LAYERS, RATIOS, "uniform0_attention", [SPAN]) as run:
+        cache = run.watch(head)
+        assert seen == [40, 22, 22]  # the layers from the third on wait for a question
         assert [cache.get_seq_length(i) for i in range(5)] == [40, 22, 22, 0, 0]
         seen.clear()
         model(input_ids=ids, past_key_values=cache)
-    # before layer 3 the scorer norms all rows of that stage, if its norm is not fused
-    assert seen[:3] == [3, 3, 3] and set(seen[-2:]) == {4 + 7 + 3}
+    # one row more: the query that ranks
+    assert [n for n in seen if n > 1] == [3, 3, 3, 4 + 7 + 3, 4 + 7 + 3]
 
 
 @torch.no_grad()
@@ -102,46 +98,47 @@ def test_beams_and_several_answers(device):
     head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
     settings = (model, LAYERS, RATIOS, "uniform0_attention", [SPAN])
     beams = {"num_beams": 3, "num_return_sequences": 2}
-    cache = DynamicCache()
-    for count, question in enumerate(QUESTIONS):
+    with hico.progressive_dropout(*settings) as run:
+        cache = run.watch(head)
+    for question in QUESTIONS:
         embeds, ids = with_question(model, head, question)
         with hico.progressive_dropout(*settings):
             want = model.generate(inputs_embeds=embeds, **beams, **GREEDY)
-        with hico.progressive_dropout(*settings, remember=True) as run:
-            if count == 0:
-                call = {"inputs_embeds": embeds} | GREEDY
-            else:
-                call = behind(ids, head)
-                cache.batch_repeat_interleave(3)
-            got = model.generate(**call, **beams, past_key_values=cache)
+        with hico.progressive_dropout(*settings) as run:
+            cache.batch_repeat_interleave(3)
+            got = model.generate(**behind(ids, head), **beams, past_key_values=cache)
             run.rewind(cache, batch=1)
-        assert torch.equal(got if count == 0 else got[:, ids.shape[1] :], want)
+        assert torch.equal(got[:, ids.shape[1] :], want)
+
+
+@torch.no_grad()
+def test_batches(device):
+    """Several heads of one length at once."""
+    model = make(device)
+    head = torch.randn(2, SPAN[1], SIZES["hidden_size"], device=device)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]], device=device)
+    embeds = torch.cat([head, model.model.embed_tokens(ids)], 1)
+    with hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN] * 2) as run:
+        want = model(inputs_embeds=embeds).logits[:, -1]
+        kept = run.kept
+        got = model(input_ids=ids, past_key_values=run.watch(head)).logits[:, -1]
+    assert all(torch.equal(*rows) for rows in zip(run.kept, kept, strict=True))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_errors(device):
     model = make(device)
-    embeds = torch.randn(2, 48, SIZES["hidden_size"], device=device)
-    with (
-        hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN, None], remember=True),
-        pytest.raises(ValueError, match="one visual span, got"),
-    ):
-        model(inputs_embeds=embeds)
-    mask = torch.ones(2, 48, device=device)
-    mask[0, 0] = 0
-    with (
-        hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN] * 2, remember=True),
-        pytest.raises(ValueError, match="without padding"),
-    ):
-        model(inputs_embeds=embeds, attention_mask=mask)
-    with hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN]) as run:
-        cache = model(inputs_embeds=embeds[:1], use_cache=True).past_key_values
-        with pytest.raises(ValueError, match="filled under progressive_dropout"):
-            run.rewind(cache)
-    with hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=[SPAN], remember=True) as run:
-        cache = model(inputs_embeds=embeds[:1], use_cache=True).past_key_values
-        run.rewind(cache)
+    embeds = torch.randn(2, 40, SIZES["hidden_size"], device=device)
     ids = torch.tensor([[1, 2]], device=device)
+    with hico.progressive_dropout(model, LAYERS, RATIOS) as run:
+        for spans in ([SPAN, None], [(4, 39)] * 2, [(3, 40), SPAN]):
+            with pytest.raises(ValueError, match=r"visual_spans: expected \(start, 40\)"):
+                run.watch(embeds, spans)
+        plain = model(inputs_embeds=embeds[:1], visual_spans=[SPAN], use_cache=True)
+        with pytest.raises(ValueError, match="a cache that watch began"):
+            run.rewind(plain.past_key_values)
+        cache = run.watch(embeds[:1], [SPAN])
     with (
         hico.progressive_dropout(model, LAYERS, [1, 0.5, 0.1], visual_spans=[SPAN]),
         pytest.raises(ValueError, match="as when it was filled"),
