@@ -1,5 +1,6 @@
 """Published state dicts into modules: every name and every shape, or one error."""
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -48,6 +49,12 @@ def shape_of(state: Mapping[str, Tensor], name: str, ndim: int, owner: str) -> l
     if len(shape) != ndim or 0 in shape:
         raise ValueError(f"{owner}: expected {name} with {ndim} dimensions, got {shape}")
     return shape
+
+
+def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:
+    """The highest number that follows the prefix in a name, plus one; 0 without any."""
+    found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def _few(names: list[str]) -> str:
