@@ -1,8 +1,17 @@
-"""From pixels to visual tokens: the encoder of VideoChat-Flash and its connector."""
+"""From pixels to visual tokens: the encoders of VideoChat-Flash and its connector."""
 
 from .connector import Connector
+from .internvideo2 import InternVideo2Encoder
 from .positions import position_table
-from .tiles import image_tiles, tile_grid
+from .tiles import image_tiles, square_image, tile_grid
 from .umt import VisionEncoder
 
-__all__ = ["Connector", "VisionEncoder", "image_tiles", "position_table", "tile_grid"]
+__all__ = [
+    "Connector",
+    "InternVideo2Encoder",
+    "VisionEncoder",
+    "image_tiles",
+    "position_table",
+    "square_image",
+    "tile_grid",
+]
