@@ -43,14 +43,10 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-def attend(qkv: Tensor, num_heads: int) -> Tensor:
-    """Attention of every token of a row to all: [B, N, 3 * C], q then k then v, to [B, N, C]."""
-    batch, n, width = qkv.shape
-    q, k, v = (
-        qkv.view(batch, n, 3, num_heads, width // (3 * num_heads)).permute(2, 0, 3, 1, 4).unbind(0)
-    )
-    out = F.scaled_dot_product_attention(q, k, v)
-    return out.transpose(1, 2).reshape(batch, n, width // 3)
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    """Attention of every token of a row to all, head by head: three of [B, N, C] to one."""
+    heads = (t.unflatten(2, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
 
 
 def fastest_attention(device: torch.device) -> AbstractContextManager:

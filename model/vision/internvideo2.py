@@ -45,8 +45,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=-1)
-        return self.proj(attend(qkv, self.num_heads))
+        return self.proj(attend(self.q_norm(q), self.k_norm(k), v, self.num_heads))
 
 
 class _Block(nn.Module):

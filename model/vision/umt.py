@@ -29,7 +29,8 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        return self.proj(attend(F.linear(x, self.qkv.weight, bias), self.num_heads))
+        q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        return self.proj(attend(q, k, v, self.num_heads))
 
 
 class _Block(nn.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hico.model.vision import image_tiles, tile_grid, tiles
+from hico.model.vision import image_tiles, square_image, tile_grid, tiles
 
 
 def published_grid(height, width, size):
@@ -66,14 +66,45 @@ def test_pixels_of_pillow():
     assert off.max() <= 1 and off.mean() < 0.01
 
 
+@pytest.mark.parametrize("height, width", [(5, 9), (9, 4), (7, 7), (1, 8)])
+def test_square_in_place(height, width):
+    """The image in the middle, a row more below or right of it than before if one is over."""
+    image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    side = max(height, width)
+    expected = torch.tensor([123, 116, 103], dtype=torch.uint8).repeat(side, side, 1)
+    for y in range(height):
+        for x in range(width):
+            expected[y + (side - height) // 2, x + (side - width) // 2] = image[y, x]
+    before = image.clone()
+    assert torch.equal(square_image(image, side), expected) and torch.equal(image, before)
+
+
+def test_square_pixels_of_pillow():
+    pillow = pytest.importorskip("PIL.Image")
+    image = torch.randint(0, 256, (60, 91, 3), dtype=torch.uint8)
+    square = pillow.new("RGB", (91, 91), (123, 116, 103))
+    square.paste(pillow.fromarray(image.numpy()), (0, 15))
+    expected = np.asarray(square.resize((32, 32)))
+    off = np.abs(square_image(image, 32).numpy().astype(int) - expected)
+    assert off.max() <= 1 and off.mean() < 0.01
+
+
 @pytest.mark.parametrize(
     "image",
     [None, torch.ones(4, 4, 3), torch.ones(4, 4, 4, dtype=torch.uint8), torch.ones(4, 3).byte()],
     ids=["none", "float", "four-channels", "gray"],
 )
 def test_wrong_image(image):
-    with pytest.raises(ValueError, match="image: expected"):
-        image_tiles(image, 8)
+    for make in (image_tiles, square_image):
+        with pytest.raises(ValueError, match="image: expected"):
+            make(image, 8)
+
+
+def test_wrong_square():
+    image = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    for wrong, size in ((image, 0), (image, 8.0), (image[:0], 8)):
+        with pytest.raises(ValueError, match="expected"):
+            square_image(wrong, size)
 
 
 @pytest.mark.parametrize("sizes", [(0, 5, 8), (5, 5, 0), (5, 5, 8, 0), (5.0, 5, 8)])
