@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from .sampling import sample_indices
+from .sampling import frame_indices, sample_indices
 
 # twice 8K; a damaged header may state any size, and memory for it would be taken at once
 MOST_PIXELS = 2**26
@@ -90,18 +90,23 @@ class Video:
             )
         if not begin < stop:
             raise ValueError(f"clip: expected start < end, got {start} to {end} s")
-        if end is not None:
+        first, count, self.duration = self._bounds(begin, stop, end is not None)
+        self.first, self.frames = self.first + first, count
+        self.seconds = self.seconds[first : first + count] - self.seconds[first]
+
+    def _bounds(self, begin: float, stop: float, ends: bool) -> tuple[int, int, float]:
+        """First frame, number of frames and seconds of a clip; `ends`: its end was asked for."""
+        if ends:
             stop = max(begin, min(self.duration - 0.1, stop))
         if self._steady():
             first, count = int(begin * self.fps), int((stop - begin) * self.fps)
         else:
-            first = int(np.searchsorted(self.seconds.numpy(), begin, "right")) - 1
-            count = int(np.searchsorted(self.seconds.numpy(), stop)) - first
+            seconds = self.seconds.numpy()
+            first = int(np.searchsorted(seconds, begin, "right")) - 1
+            count = int(np.searchsorted(seconds, stop)) - first
         first = min(first, self.frames - 1)
-        self.frames = min(max(1, count), self.frames - first)
-        self.first += first
-        self.seconds = self.seconds[first : first + self.frames] - self.seconds[first]
-        self.duration = stop - begin if stop > begin else self.frames / self.fps
+        count = min(max(1, count), self.frames - first)
+        return first, count, stop - begin if stop > begin else count / self.fps
 
     def _steady(self) -> bool:
         even = torch.arange(self.frames, dtype=torch.float64) / self.fps
@@ -110,6 +115,10 @@ class Video:
     def sample(self, count: int) -> torch.Tensor:
         """Choose `count` frames evenly in time: int64 [count]; see `sample_indices`."""
         return sample_indices(self.seconds, self.duration, count)
+
+    def choose(self, min_frames: int = 64, max_frames: int = 512) -> torch.Tensor:
+        """The frames that the model looks at: int64 [T]; see `frame_indices`."""
+        return frame_indices(self.frames, self.fps, min_frames, max_frames)
 
     def snapped(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Every frame's nearest key frame within the clip, in time: int64 [T].
@@ -213,20 +222,6 @@ def check_pixels(name: object, height: int, width: int) -> None:
         raise ValueError(
             f"{name}: expected at most {MOST_PIXELS:,} pixels a frame, got {width} x {height}"
         )
-
-
-def required(package: str, load: Callable[[], Any], what: str, install: str = "") -> Any:
-    """An optional package, imported when it is first needed.
-
-    Raises:
-        ModuleNotFoundError: it is not there, or cannot be loaded; says what to install.
-    """
-    try:
-        return load()
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ModuleNotFoundError(
-            f"{what} needs {package}: pip install {install or package} ({error})", name=package
-        ) from error
 
 
 def even_rate(rates: Iterable[Any], seconds: np.ndarray, duration: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,17 @@ import torch
 from tqdm import tqdm
 
 from .base import Video
+from .others import DecordReader, OpenCVReader, TorchcodecReader
+from .pictures import PictureFolder
 from .reader import VideoReader
-from .sampling import frame_indices
 
-BACKENDS: dict[str, Callable[[Path, int | None], Video]] = {"av": VideoReader}
+# the order in which "auto" tries them
+BACKENDS: dict[str, Callable[[Path, int | None], Video]] = {
+    "av": VideoReader,
+    "torchcodec": TorchcodecReader,
+    "decord": DecordReader,
+    "opencv": OpenCVReader,
+}
 
 
 def open_video(
@@ -27,14 +35,16 @@ def open_video(
     """Open a video file, or the clip [start, end] of it.
 
     Args:
-        path: a video or GIF file.
-        backend: "av", or "auto" for the first that is installed.
+        path: a video or GIF file, or a folder of JPEG and PNG files.
+        backend: "av" (PyAV: by far the fastest, and right on the most files), "torchcodec",
+            "decord", "opencv", or "auto" for the first of them that is installed. Full-size frames
+            agree up to the rounding of colours, and resizing is the same for all.
         start, end: seconds; see `Video.cut`.
         threads: how many decode at once; None for one a CPU, at most 8.
 
     Returns:
-        The open `Video`, to be used as a context manager. A GIF counts one frame a second, as
-        published.
+        The open `Video`, to be used as a context manager. GIFs and folders count one frame a
+        second, as published, whatever their own times: see `PictureFolder`.
 
     Raises:
         FileNotFoundError, PermissionError: no such file, or it may not be read.
@@ -63,10 +73,20 @@ def open_video(
 
 
 def _reader(path: Path, backend: str, threads: int | None) -> Video:
-    if backend != "auto" and backend not in BACKENDS:
+    if path.is_dir():
+        return PictureFolder(path)
+    if backend in BACKENDS:
+        return BACKENDS[backend](path, threads)
+    if backend != "auto":
         names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
         raise ValueError(f"backend: expected one of {names}, got {backend!r}")
-    return BACKENDS["av" if backend == "auto" else backend](path, threads)
+    for make in BACKENDS.values():
+        with suppress(ModuleNotFoundError):
+            return make(path, threads)
+    raise ModuleNotFoundError(
+        "reading videos needs PyAV: pip install av (or torchcodec, decord, opencv-python-headless)",
+        name="av",
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,9 @@ def read_clip(
         ValueError, OSError, ModuleNotFoundError: as `open_video`, and for a damaged frame.
     """
     with open_video(path, backend, start, end) as video:
-        chosen = choose(video, min_frames, max_frames, keyframes)
+        chosen = video.choose(min_frames, max_frames)
+        if keyframes == "snap":
+            chosen = video.snapped(chosen)
         frames = watched(video.stream(chosen.tolist(), size), len(chosen), progress)
         return Clip(
             torch.stack(list(frames)),
@@ -122,12 +144,6 @@ def read_clip(
             video.duration,
             video.fps,
         )
-
-
-def choose(video: Video, min_frames: int, max_frames: int, keyframes: str) -> torch.Tensor:
-    """The frames of an open video that the model looks at: int64 [T], ascending."""
-    chosen = frame_indices(video.frames, video.fps, min_frames, max_frames)
-    return video.snapped(chosen) if keyframes == "snap" else chosen
 
 
 def watched(

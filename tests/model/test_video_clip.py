@@ -92,7 +92,7 @@ def test_key_frames_only(tmp_path, make_video, number_of):
 
 def test_wrong_names(tmp_path, make_video):
     path = make_video(tmp_path / "a.mp4", 2)
-    with pytest.raises(ValueError, match="backend: expected one of 'auto', 'av'"):
+    with pytest.raises(ValueError, match="backend: expected one of 'auto', 'av', 't"):
         open_video(path, backend="vlc")
     with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
         open_video(path, threads=0)

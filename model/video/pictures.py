@@ -1,0 +1,150 @@
+"""Single pictures, and folders of them as videos."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .base import Video, check_pixels
+from .careful import Painter
+from .resize import resize_frames
+from .sampling import frame_count
+from .table import check_file, decoded, import_av, open_file, packets
+
+PICTURES = {".jpg", ".jpeg", ".png"}
+# how files of one picture begin; a GIF is a video
+STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds a picture (JPEG, PNG, WebP, BMP, TIFF), by how it begins.
+
+    Raises:
+        FileNotFoundError, PermissionError: no such file, or it may not be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return False
+    check_file(path)
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head.startswith(STARTS) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+
+
+def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
+    """Read a picture, turned as its camera says.
+
+    With PyAV; where it is not installed, with Pillow or OpenCV, whose JPEGs differ by the rounding
+    of colours.
+
+    Args:
+        path: a JPEG, PNG, WebP, BMP or TIFF file.
+
+    Returns:
+        uint8 [H, W, 3], RGB; transparency is dropped.
+
+    Raises:
+        FileNotFoundError, PermissionError: no such file, or it may not be read.
+        ValueError: not a picture, damaged, or of too many pixels.
+        ModuleNotFoundError: none of the packages is installed.
+    """
+    path = Path(path)
+    check_file(path)
+    try:
+        import_av()
+    except ModuleNotFoundError as error:
+        return torch.from_numpy(_without_av(path, error))
+    container, stream = open_file(path, 1)
+    with container:
+        for packet in packets(container, stream):
+            for frame in decoded(stream, packet):
+                check_pixels(path, frame.height, frame.width)
+                return torch.from_numpy(Painter().rgb(frame))
+    raise ValueError(f"{path}: this picture is damaged and cannot be decoded")
+
+
+def _without_av(path: Path, error: ModuleNotFoundError) -> np.ndarray:
+    """uint8 [H, W, 3] from Pillow or, without it, OpenCV; both know which way is up."""
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError:
+        return _with_opencv(path, error)
+    try:
+        with Image.open(path) as picture:
+            check_pixels(path, picture.height, picture.width)
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError) as damage:
+        raise ValueError(f"{path}: not a picture, or damaged ({damage})") from damage
+
+
+def _with_opencv(path: Path, error: ModuleNotFoundError) -> np.ndarray:
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        raise error from None
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError(f"{path}: not a picture, or damaged")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+class PictureFolder(Video):
+    """A folder of JPEG and PNG files as a video of one frame a second, as published.
+
+    Three a second if "tvqa" is part of the path. The files are in the order of the number at the
+    end of their names, those without one first; then by name. Frames come in the first one's size.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ValueError: there is no such file in it, or the first one cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        names = [file for file in self.path.iterdir() if file.suffix.lower() in PICTURES]
+        if not names:
+            raise ValueError(f"{self.path}: expected jpg, jpeg or png files, found none")
+        self.files = sorted(names, key=lambda file: (last_number(file.stem), file.name))
+        self.frames = len(self.files)
+        self.fps = 3.0 if "tvqa" in str(self.path).lower() else 1.0
+        self.seconds = torch.arange(self.frames, dtype=torch.float64) / self.fps
+        self.duration = self.frames / self.fps
+        height, width = read_image(self.files[0]).shape[:2]
+        self.size = height, width
+        self._is_clip = False
+
+    def choose(self, min_frames: int = 64, max_frames: int = 512) -> torch.Tensor:
+        """As `Video.choose`; in a clip, as published for folders, from its first to its last."""
+        if not self._is_clip:
+            return super().choose(min_frames, max_frames)
+        count = frame_count(self.frames, self.fps, min_frames, max_frames, 8)
+        places = np.linspace(0, self.frames - 1, count)
+        return torch.from_numpy(places.round().astype(np.int64))
+
+    def _bounds(self, begin: float, stop: float, ends: bool) -> tuple[int, int, float]:
+        """As published for folders: from picture max(1, round(start * fps)) on."""
+        self._is_clip = True
+        first = min(max(1, round(begin * self.fps)), self.frames - 1)
+        last = max(first, min(round(stop * self.fps), self.frames - 1))
+        return first, last - first + 1, stop - begin
+
+    def _load(self, indices: list[int], pixels: tuple[int, int]) -> Iterator[torch.Tensor]:
+        for index in indices:
+            yield resize_frames(read_image(self.files[index]), pixels)
+
+
+def last_number(stem: str) -> int:
+    """The number at the end of a name, -1 if there is none.
+
+    >>> last_number("frame_012"), last_number("00001"), last_number("cover")
+    (12, 1, -1)
+    """
+    digits = re.search(r"\d+$", stem)
+    return int(digits[0]) if digits else -1

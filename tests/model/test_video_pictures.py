@@ -1,0 +1,146 @@
+"""Single pictures, folders of pictures, and GIFs."""
+
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from hico.model.video import base, frame_indices, is_image, open_video, read_clip, read_image
+
+av = pytest.importorskip("av")
+
+WIDTH, HEIGHT = 64, 48
+
+
+def save(path, pixels, orientation=None):
+    """Write a PNG or JPEG; `orientation` is the EXIF number of it."""
+    codec = "png" if path.suffix.lower() == ".png" else "mjpeg"
+    context = av.CodecContext.create(codec, "w")
+    context.height, context.width = pixels.shape[:2]
+    context.pix_fmt, context.time_base = "rgb24" if codec == "png" else "yuvj420p", "1/25"
+    if codec == "mjpeg":
+        context.options = {"q": "2"}
+    frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=context.pix_fmt)
+    frame.pts = 0
+    data = b"".join(bytes(p) for p in [*context.encode(frame), *context.encode(None)])
+    if orientation:
+        entry = struct.pack(">HHHHHIHHI", 0x4D4D, 42, 0, 8, 1, 0, 0, 0, 0)
+        entry = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+        body = b"Exif\0\0" + entry
+        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "A.JPEG"])
+def test_a_picture(tmp_path, name, drawing, number_of):
+    path = save(tmp_path / name, drawing(37))
+    assert is_image(path)
+    image = read_image(path)
+    assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == torch.uint8
+    assert number_of(image) == 37
+    if name == "a.png":
+        assert torch.equal(image, torch.from_numpy(drawing(37)))
+
+
+@pytest.mark.parametrize("package", ["PIL", "cv2"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_picture_without_pyav(tmp_path, monkeypatch, name, package, drawing, number_of):
+    pytest.importorskip(package)
+    path = save(tmp_path / name, drawing(37), 6 if name == "a.jpg" else None)
+    expected = read_image(path)
+    for module in ("av", "PIL") if package == "cv2" else ("av",):
+        monkeypatch.setitem(sys.modules, module, None)
+    image = read_image(path)
+    assert image.shape == expected.shape
+    assert (image.int() - expected.int()).abs().float().mean() < 4
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xffno picture")
+    with pytest.raises(ValueError, match=r"bad\.jpg: not a picture, or damaged"):
+        read_image(tmp_path / "bad.jpg")
+
+
+def test_a_picture_without_any_package(tmp_path, monkeypatch, drawing):
+    path = save(tmp_path / "a.png", drawing(1))
+    for module in ("av", "PIL", "cv2"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match="pip install av"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("orientation, turns", [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_a_camera_held_askew(tmp_path, orientation, turns, drawing, number_of):
+    stored = np.ascontiguousarray(np.rot90(drawing(5), -turns))
+    image = read_image(save(tmp_path / "a.jpg", stored, orientation))
+    assert image.shape == (HEIGHT, WIDTH, 3) and number_of(image) == 5
+
+
+def test_what_is_a_picture(tmp_path, make_video):
+    assert not is_image(make_video(tmp_path / "a.mp4", 2)) and not is_image(tmp_path)
+    assert not is_image(make_video(tmp_path / "a.gif", 2, "gif"))
+    with pytest.raises(FileNotFoundError):
+        is_image(tmp_path / "gone.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xffno picture")
+    for name in ("bad.jpg", "gone.jpg"):
+        with pytest.raises((ValueError, FileNotFoundError), match=name):
+            read_image(tmp_path / name)
+
+
+def folder(path, names, drawing):
+    """A folder in which each name shows its own number."""
+    path.mkdir()
+    for number, name in enumerate(names):
+        save(path / name, drawing(number))
+    return path
+
+
+@pytest.mark.parametrize("name", ["frame_{}.jpg", "{:05}.png", "{}.jpeg", "shot-2-{}.JPG"])
+def test_folders_are_in_the_order_of_their_numbers(tmp_path, name, drawing, number_of):
+    path = folder(tmp_path / "shots", [name.format(i) for i in range(12)], drawing)
+    (path / "notes.txt").write_text("no picture")
+    with open_video(path) as video:
+        assert (video.frames, video.fps, video.duration) == (12, 1.0, 12.0)
+        assert video.seconds.tolist() == list(range(12)) and video.size == (HEIGHT, WIDTH)
+        assert [number_of(frame) for frame in video.read([11, 2, 10])] == [11, 2, 10]
+    clip = read_clip(path, size=(HEIGHT, WIDTH))
+    assert torch.equal(clip.indices, frame_indices(12, 1.0))
+    assert [number_of(frame) for frame in clip.frames] == clip.indices.tolist()
+
+
+def test_a_clip_of_a_folder(tmp_path, drawing, number_of):
+    path = folder(tmp_path / "TVQA_frames", [f"{i}.jpg" for i in range(30)], drawing)
+    with open_video(path) as video:
+        assert (video.fps, video.duration) == (3.0, 10.0)
+    clip = read_clip(path, 8, 4, (HEIGHT, WIDTH), start=2, end=6)
+    # from picture 6 to picture 18, eight of them as published
+    assert clip.indices.tolist() == [6 + round(12 / 7 * i) for i in range(8)]
+    assert [number_of(frame) for frame in clip.frames] == clip.indices.tolist()
+    assert clip.duration == 4.0
+    with open_video(path, start=0, end=100) as video:
+        assert (video.first, video.frames) == (1, 29)
+    with pytest.raises(ValueError, match="expected start < end"):
+        open_video(path, start=3, end=3)
+
+
+def test_a_folder_without_pictures(tmp_path):
+    with pytest.raises(ValueError, match="expected jpg, jpeg or png files, found none"):
+        open_video(tmp_path)
+
+
+def test_a_gif_counts_frames_as_seconds(tmp_path, make_video, number_of):
+    """And has all of its frames, the repeated last one too."""
+    path = make_video(tmp_path / "a.gif", 5, "gif", rate=10)
+    clip = read_clip(path, size=(HEIGHT, WIDTH))
+    assert [number_of(frame) for frame in clip.frames] == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert (clip.fps, clip.duration) == (1.0, 5.0)
+    with open_video(path, start=1, end=4) as video:
+        assert [number_of(frame) for frame in video.read(range(3))] == [1, 2, 3]
+
+
+def test_too_many_pixels(tmp_path, monkeypatch, make_video, drawing):
+    video, picture = make_video(tmp_path / "a.mp4", 2), save(tmp_path / "a.png", drawing(1))
+    monkeypatch.setattr(base, "MOST_PIXELS", WIDTH * HEIGHT - 1)
+    for open_it in (open_video, read_image):
+        with pytest.raises(ValueError, match="at most 3,071 pixels a frame, got 64 x 48"):
+            open_it(video if open_it is open_video else picture)
