@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .resize import resize_frames, upright
+from .resize import Turn, resize_frames, upright
 from .table import (
     FrameTable,
     count_table,
@@ -21,6 +21,9 @@ from .table import (
     packets,
     read_table,
 )
+
+# degrees counterclockwise
+QUARTERS = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
 
 
 class Careful:
@@ -169,12 +172,24 @@ class Painter:
         # kept: a new one for each frame took 1 to 4 ms, more than small frames' decoding
         self._converter = import_av().video.reformatter.VideoReformatter()
 
-    def rgb(self, frame: Any) -> np.ndarray:
-        """Upright uint8 [H, W, 3]."""
+    def rgb(self, frame: Any, turn: Turn | None = None) -> np.ndarray:
+        """Upright uint8 [H, W, 3]; `turn` says how if the frame does not."""
         pixels = self._converter.reformat(frame, format="rgb24").to_ndarray()
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        return upright(pixels, None if matrix is None else bytes(matrix))
+        return upright(pixels, turn or turn_of(frame))
 
     def paint(self, frame: Any, pixels: tuple[int, int]) -> torch.Tensor:
         """Upright uint8 [*pixels, 3]; a video may change its size on the way."""
         return resize_frames(torch.from_numpy(self.rgb(frame)), pixels)
+
+
+def turn_of(frame: Any) -> Turn | None:
+    """How a decoded frame is to be turned."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        # a kind of side data that PyAV 18.1 cannot name (EXIF) hides them all
+        return QUARTERS.get(round(frame.rotation) % 360)
+    if matrix is None:
+        return None
+    a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(matrix), np.int32)[:5])
+    return a, b, c, d

@@ -5,20 +5,33 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from .base import Video, check_pixels
 from .careful import Painter
-from .resize import resize_frames
+from .resize import Turn, resize_frames
 from .sampling import frame_count
 from .table import check_file, decoded, import_av, open_file, packets
 
 PICTURES = {".jpg", ".jpeg", ".png"}
 # how files of one picture begin; a GIF is a video
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+
+# EXIF's orientations from 2 on, as display matrices
+TURNS: dict[int, Turn] = dict(
+    enumerate(
+        (
+            (-1, 0, 0, 1), (-1, 0, 0, -1), (1, 0, 0, -1), (0, 1, 1, 0),
+            (0, 1, -1, 0), (0, -1, -1, 0), (0, -1, 1, 0),
+        ),
+        2,
+    )
+)  # fmt: skip
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
@@ -64,8 +77,25 @@ def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
         for packet in packets(container, stream):
             for frame in decoded(stream, packet):
                 check_pixels(path, frame.height, frame.width)
-                return torch.from_numpy(Painter().rgb(frame))
+                return torch.from_numpy(Painter().rgb(frame, exif_turn(path)))
     raise ValueError(f"{path}: this picture is damaged and cannot be decoded")
+
+
+def exif_turn(path: Path) -> Turn | None:
+    """How the camera was held, as a JPEG's EXIF block says; None if it does not."""
+    with open(path, "rb") as file:
+        head = file.read(2**16)
+    start = head.find(b"Exif\0\0") + 6
+    order = {b"MM\0*": "big", b"II*\0": "little"}.get(head[start : start + 4])
+    if not head.startswith(b"\xff\xd8") or start < 6 or order is None:
+        return None
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(head[start + at : start + at + size], cast(Any, order))
+
+    block = number(4, 4)
+    entries = (block + 2 + 12 * i for i in range(min(number(block, 2), 100)))
+    return next((TURNS.get(number(e + 8, 2)) for e in entries if number(e, 2) == 0x112), None)
 
 
 def _without_av(path: Path, error: ModuleNotFoundError) -> np.ndarray:
@@ -84,7 +114,7 @@ def _without_av(path: Path, error: ModuleNotFoundError) -> np.ndarray:
 
 def _with_opencv(path: Path, error: ModuleNotFoundError) -> np.ndarray:
     try:
-        import cv2
+        cv2 = import_module("cv2")
     except ModuleNotFoundError:
         raise error from None
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)

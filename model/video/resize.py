@@ -4,17 +4,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+# a, b, c, d of the display matrix
+Turn = tuple[int, int, int, int]
 
-def upright(pixels: np.ndarray, matrix: bytes | None) -> np.ndarray:
+
+def upright(pixels: np.ndarray, turn: Turn | None) -> np.ndarray:
     """Turn [H, W, 3] pixels the way the display matrix asks; [W, H, 3] after a quarter turn.
 
-    The matrix is nine int32 (a b u, c d v, x y w): the pixel in column p and row q is shown in
-    column a p + c q and row b p + d q. Only its quarter turns and mirrors are applied; any other
+    Of its nine numbers (a b u, c d v, x y w) four matter: the pixel in column p and row q is shown
+    in column a p + c q and row b p + d q. Only its quarter turns and mirrors are applied; any other
     angle goes to the nearest of them.
     """
-    if matrix is None:
+    if turn is None:
         return pixels
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(np.int64)
+    a, b, c, d = turn
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, flip_columns, flip_rows = pixels.swapaxes(0, 1), c < 0, b < 0
     else:

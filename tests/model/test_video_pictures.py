@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -19,16 +20,15 @@ def save(path, pixels, orientation=None):
     codec = "png" if path.suffix.lower() == ".png" else "mjpeg"
     context = av.CodecContext.create(codec, "w")
     context.height, context.width = pixels.shape[:2]
-    context.pix_fmt, context.time_base = "rgb24" if codec == "png" else "yuvj420p", "1/25"
+    context.pix_fmt, context.time_base = "rgb24" if codec == "png" else "yuvj420p", Fraction(1, 25)
     if codec == "mjpeg":
         context.options = {"q": "2"}
     frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=context.pix_fmt)
     frame.pts = 0
     data = b"".join(bytes(p) for p in [*context.encode(frame), *context.encode(None)])
     if orientation:
-        entry = struct.pack(">HHHHHIHHI", 0x4D4D, 42, 0, 8, 1, 0, 0, 0, 0)
-        entry = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
-        body = b"Exif\0\0" + entry
+        entry = struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+        body = b"Exif\0\0MM\0*" + entry
         data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
     path.write_bytes(data)
     return path
@@ -69,11 +69,23 @@ def test_a_picture_without_any_package(tmp_path, monkeypatch, drawing):
         read_image(path)
 
 
-@pytest.mark.parametrize("orientation, turns", [(1, 0), (3, 2), (6, -1), (8, 1)])
-def test_a_camera_held_askew(tmp_path, orientation, turns, drawing, number_of):
-    stored = np.ascontiguousarray(np.rot90(drawing(5), -turns))
+HELD = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", HELD)
+def test_a_camera_held_askew(tmp_path, orientation, drawing, number_of):
+    stored = np.ascontiguousarray(HELD[orientation](drawing(37)))
     image = read_image(save(tmp_path / "a.jpg", stored, orientation))
-    assert image.shape == (HEIGHT, WIDTH, 3) and number_of(image) == 5
+    assert image.shape == (HEIGHT, WIDTH, 3) and number_of(image) == 37
 
 
 def test_what_is_a_picture(tmp_path, make_video):
