@@ -1,14 +1,15 @@
-"""`python -m hico.bench`: merge and retain measure, report makes the README's tables of it."""
+"""`python -m hico.bench`: report makes the README's tables of what the other commands measure."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from hico.bench import merge, report, retain
+from hico.bench import merge, reading, report, retain
 
 COMMANDS = {
     "merge": (merge, "time merge_tokens and its relatives against eager and compiled PyTorch"),
     "retain": (retain, "time LayerScorer, select, compact and attention_score likewise"),
+    "reading": (reading, "time our reader of videos against decord, torchcodec and OpenCV"),
     "report": (report, "print the markdown tables of the newest rows"),
 }
 

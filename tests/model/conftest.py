@@ -53,7 +53,7 @@ def make(path, count=30, codec="libx264", rate=30, milliseconds=None, size=None,
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height = width, height
-        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        stream.pix_fmt = {"gif": "rgb8", "png": "rgb24"}.get(codec, "yuv420p")
         if milliseconds:
             stream.codec_context.time_base = Fraction(1, 1000)
         for i in range(count):
