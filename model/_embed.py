@@ -1,11 +1,11 @@
 """Ids with -200 and visual features into one padded sequence of embeddings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hico.adapters._dropout_rows import IGNORED, IMAGE_TOKEN
 from hico.ops import _check
@@ -29,7 +29,7 @@ class Embedded(NamedTuple):
 
 
 def splice(
-    embedding: Callable[[Tensor], Tensor],
+    embedding: nn.Embedding,
     input_ids: Tensor,
     visual: Sequence[Tensor],
     attention_mask: Tensor | None = None,
@@ -39,7 +39,7 @@ def splice(
     """Each -200, row by row, becomes the next of the visual features; padding goes to one side.
 
     Args:
-        embedding: ids [L] -> [L, D].
+        embedding: of ids, D wide.
         input_ids: [B, L].
         visual: [n, D] each, as many as there are -200 outside the padding.
         attention_mask: [B, L], 0 or False = padding, wherever it stands.
@@ -57,7 +57,7 @@ def splice(
     real = torch.ones_like(ids) if attention_mask is None else attention_mask.cpu()
     rows = [row[keep] for row, keep in zip(ids, real != 0, strict=True)]
     places = [(row == IMAGE_TOKEN).nonzero()[:, 0].tolist() for row in rows]
-    _check_features(visual, sum(map(len, places)))
+    _check_features(visual, sum(map(len, places)), embedding.embedding_dim)
     features = iter(visual)
     held = [[next(features) for _ in at] for at in places]
     sizes = [len(row) + sum(len(f) - 1 for f in own) for row, own in zip(rows, held, strict=True)]
@@ -109,13 +109,13 @@ def _spans(at: list[int], features: list[Tensor], before: int) -> Any:
     return tuple(found) if len(found) > 1 else found[0] if found else None
 
 
-def _check_features(visual: Sequence[Tensor], count: int) -> None:
+def _check_features(visual: Sequence[Tensor], count: int, width: int) -> None:
     if len(visual) != count:
         raise ValueError(
             f"input_ids: expected one {IMAGE_TOKEN} for each of {len(visual)} videos or images, "
             f"got {count}"
         )
     for feature in visual:
-        if not isinstance(feature, Tensor) or feature.ndim != 2:
+        if not isinstance(feature, Tensor) or feature.ndim != 2 or feature.shape[1] != width:
             got = list(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
-            raise ValueError(f"visual_features: expected [n, D] each, got {got}")
+            raise ValueError(f"visual_features: expected [n, {width}] each, got {got}")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -67,6 +68,8 @@ def _shapes(file: str) -> Shapes:
                 return {n: tuple(weights.get_slice(n).get_shape()) for n in weights.keys()}  # noqa: SIM118
         held: Any = torch.load(file, map_location="meta", weights_only=True)
         return {name: tuple(tensor.shape) for name, tensor in held.items()}
-    except (SafetensorError, RuntimeError, AttributeError, ValueError, OSError, EOFError) as error:
+    except UnpicklingError as error:  # whose advice is to let the code run
+        raise ValueError(f"{file}: expected tensors alone, got other objects") from error
+    except (SafetensorError, RuntimeError, AttributeError, OSError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{file}: expected a file of weights alone, got {reason}") from error
+        raise ValueError(f"{file}: expected a file of tensors, got {reason}") from error
