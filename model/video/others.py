@@ -46,6 +46,8 @@ class Other(Video):
         ModuleNotFoundError: the package is not installed.
     """
 
+    _errors: tuple[type[Exception], ...] = (RuntimeError, IndexError)
+
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         super().__init__(path)
         self._source: Any = None
@@ -54,7 +56,7 @@ class Other(Video):
         try:
             self._source = self._open(str(self.path.absolute()), threads or 0)
             self._describe()
-        except (RuntimeError, IndexError, TypeError) as error:
+        except (*self._errors, TypeError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ValueError(f"{self.path}: not a video, or damaged ({reason})") from error
 
@@ -68,7 +70,7 @@ class Other(Video):
         raise NotImplementedError
 
     def _pixels_of(self, index: int) -> np.ndarray:
-        """Upright uint8 [H, W, 3] in RGB; raises RuntimeError or IndexError if it cannot."""
+        """Upright uint8 [H, W, 3] in RGB; raises one of `_errors` if it cannot."""
         raise NotImplementedError
 
     def _measure(self, frames: int, fps: float, seconds: np.ndarray | None = None) -> None:
@@ -91,7 +93,7 @@ class Other(Video):
                 raise ValueError(f"{self.path}: the reader is closed")
             try:
                 frame = torch.from_numpy(self._pixels_of(index))
-            except (RuntimeError, IndexError) as error:
+            except self._errors as error:
                 raise ValueError(
                     f"{self.path}: frame {index} is damaged and cannot be decoded"
                 ) from error
@@ -178,6 +180,7 @@ class DecordReader(Other):
 
     def _import(self) -> None:
         self._decord = required("decord", "decord")
+        self._errors = (*self._errors, self._decord.DECORDError)
 
     def _open(self, path: str, threads: int) -> Any:
         return self._decord.VideoReader(path, num_threads=threads)
