@@ -15,15 +15,18 @@ from transformers import (
 from .configuration import VideoChatFlashConfig
 from .modeling import VideoChatFlashForConditionalGeneration
 from .processing import VideoChatFlashProcessor
+from .session import VideoSession
 from .settings import DropoutSettings
-from .vision import Connector, VisionEncoder
+from .vision import Connector, InternVideo2Encoder, VisionEncoder
 
 __all__ = [
     "Connector",
     "DropoutSettings",
+    "InternVideo2Encoder",
     "VideoChatFlashConfig",
     "VideoChatFlashForConditionalGeneration",
     "VideoChatFlashProcessor",
+    "VideoSession",
     "VisionEncoder",
 ]
 

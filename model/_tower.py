@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from hico.model.vision import Connector, VisionEncoder
+from hico.model.vision import Connector, InternVideo2Encoder, VisionEncoder
 from hico.ops import _check
 
 # by what the tower's name contains, the more particular first: pixels, blocks in its file
@@ -64,12 +64,7 @@ def _encoder(config: Any) -> Any:
     sizes |= {SIZES[key]: value for key, value in given.items()}
     # blocks behind the layer that is read are not built
     sizes["depth"] += config.mm_vision_select_layer + 1
-    if name == "internvideo2":
-        from hico.model.vision.internvideo2 import InternVideo2Encoder
-
-        encoder: Any = InternVideo2Encoder(**sizes)
-    else:
-        encoder = VisionEncoder(**sizes)
+    encoder: Any = (InternVideo2Encoder if name == "internvideo2" else VisionEncoder)(**sizes)
     if encoder.channels != config.mm_hidden_size:
         raise ValueError(
             f"mm_hidden_size: expected the encoder's {encoder.channels} channels, "

@@ -185,6 +185,32 @@ class VideoChatFlashForConditionalGeneration(Seeing, Qwen2ForCausalLM):
         with self._dropping(dropout):
             return super().generate(ids, generation_config, **kwargs)
 
+    def ask(
+        self,
+        video: Any,
+        question: str,
+        processor: Any = None,
+        frames: int = 512,
+        dropout: DropoutSettings | None = None,
+        **options: Any,
+    ) -> str:
+        """The answer to one question of a video or an image; VideoSession asks more of one video.
+
+        Args:
+            video, frames, dropout: as VideoSession.open.
+            processor: None = that of the folder from which the model came.
+            options: for generate, such as max_new_tokens.
+
+        Raises:
+            ValueError, OSError, ModuleNotFoundError: as VideoSession.open and its ask.
+        """
+        from hico.model.processing import VideoChatFlashProcessor
+        from hico.model.session import VideoSession
+
+        processor = processor or VideoChatFlashProcessor.from_pretrained(self.name_or_path)
+        session = VideoSession.open(self, processor, video, frames, dropout)
+        return session.ask(question, **options)
+
     def _dropping(self, settings: DropoutSettings | None = None) -> AbstractContextManager:
         """The dropout that is asked for here or in the config, unless a context is open."""
         hooks = self.model._forward_pre_hooks.values()

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from hico.model.vision import Connector, VisionEncoder
+from hico.model.vision import Connector, InternVideo2Encoder, VisionEncoder
 
 VISION = {
     "image_size": 40,
@@ -52,9 +52,11 @@ def random_parts(config, seed=0):
     rope |= {"rope_theta": config["rope_theta"], "rope_type": rope.get("type", rope["rope_type"])}
     sizes = {name: config[name] for name in names if not name.startswith("mm_")}
     vision = config["vision_config"]
-    encoder = VisionEncoder(
-        vision["image_size"], 4, vision["patch_size"], vision["hidden_size"],
-        vision["num_hidden_layers"] - 1, vision["num_attention_heads"],
+    make = InternVideo2Encoder if config["mm_vision_tower"] == "internvideo2" else VisionEncoder
+    encoder = make(
+        image_size=vision["image_size"], patch_size=vision["patch_size"],
+        channels=vision["hidden_size"], depth=vision["num_hidden_layers"] - 1,
+        num_heads=vision["num_attention_heads"],
     )  # fmt: skip
     connector = Connector(encoder.channels, config["hidden_size"], encoder.num_heads)
     decoder = Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters=rope))

@@ -8,7 +8,11 @@ from model_helpers import official, published_state, random_parts, write_folder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
-from hico.model import VideoChatFlashForConditionalGeneration, VideoChatFlashProcessor
+from hico.model import (
+    VideoChatFlashForConditionalGeneration,
+    VideoChatFlashProcessor,
+    VideoSession,
+)
 from hico.model.video import resize_frames
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -142,3 +146,5 @@ def test_from_words_to_words(processor, tmp_path, device):
         processor.ids(text).to(device), visual_features=features, max_new_tokens=4
     )
     assert torch.equal(out, again) and isinstance(processor.decode(out[0]), str)
+    answer = model.ask(video, "What?", max_new_tokens=4)
+    assert answer == VideoSession.open(model, processor, video).ask("What?", max_new_tokens=4)
