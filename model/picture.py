@@ -16,6 +16,7 @@ from hico import TokenMap
 INK, QUIET, PALE = "#1f2430", "#6b7280", "#e8eaee"
 # lengths on the page, in a unit that makes a clip's block WIDE wide; INCHES is the page's width
 WIDE, HEADING, BARS, GAP, MARGIN, BETWEEN = 5.5, 0.28, 0.56, 0.05, 0.22, 0.14
+STAGE = 0.15
 INCHES = 14.0
 
 
@@ -25,8 +26,11 @@ def merge_picture(
     grid: tuple[int, int],
     titles: Sequence[str] | None = None,
     headline: str = "",
+    stages: Sequence[tuple[str, torch.Tensor]] = (),
 ) -> Any:
     """Frames above, their merged groups below in one colour each, and the sizes of the groups.
+
+    For each stage the frames once more, with a veil over the patches whose tokens are gone.
 
     Args:
         frames: uint8 [B, T, H, W, 3]: B clips of T frames, of any size.
@@ -35,6 +39,7 @@ def merge_picture(
         grid: (rows, columns) of patches in a frame.
         titles: one line for each clip.
         headline: one line above all.
+        stages: a name for each stage of token dropout and the tokens that it left, bool [B, M].
 
     Returns:
         A matplotlib Figure that belongs to no window; `save_picture` writes it.
@@ -43,8 +48,9 @@ def merge_picture(
         ValueError: shapes that do not fit together.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    _check(frames, token_map, grid, titles)
-    page = _Page(len(frames), frames.shape[1], frames.shape[3] / frames.shape[2], headline)
+    _check(frames, token_map, grid, titles, stages)
+    aspect = frames.shape[3] / frames.shape[2]
+    page = _Page(len(frames), frames.shape[1], aspect, headline, len(stages))
     for clip, pixels in enumerate(frames.cpu().numpy()):
         groups = token_map.assign[clip].reshape(-1, *grid).cpu().numpy()
         shades = group_colours(pixels, groups, token_map.anchor.shape[1])
@@ -59,7 +65,13 @@ def merge_picture(
             axes = page.axes(left, below, page.frame_width, page.frame_height)
             _draw_frame(axes, frame, grid)
             _draw_groups(axes, groups[t], shades, page.points(0.008))
-        _draw_sizes(page, x, y + 2 * (page.frame_height + GAP), groups, shades)
+        y += 2 * (page.frame_height + GAP)
+        for text, kept in stages:
+            left = kept[clip].cpu().numpy()
+            page.write(x, y + 0.06, f"{text}: {left.sum()} of {left.size}", 0.085, QUIET)
+            _draw_stage(page, x, y + STAGE, pixels, groups, left)
+            y += STAGE + page.frame_height + GAP
+        _draw_sizes(page, x, y, groups, shades)
     return page.figure
 
 
@@ -124,10 +136,11 @@ def group_colours(frames: np.ndarray, groups: np.ndarray, slots: int) -> np.ndar
 class _Page:
     """Places things on the figure, from the top left corner."""
 
-    def __init__(self, clips: int, frames: int, aspect: float, headline: str) -> None:
+    def __init__(self, clips: int, frames: int, aspect: float, headline: str, stages: int) -> None:
         self.frame_width = (WIDE - (frames - 1) * GAP) / frames
         self.frame_height = self.frame_width / aspect
         self.block = HEADING + 2 * (self.frame_height + GAP) + BARS
+        self.block += stages * (STAGE + self.frame_height + GAP)
         self.across = 1 if clips == 1 else 2
         self.top = 0.5 if headline else 0.1
         down = -(-clips // self.across)
@@ -170,16 +183,39 @@ def _draw_frame(axes: Any, frame: np.ndarray, grid: tuple[int, int]) -> None:
 
 def _draw_groups(axes: Any, groups: np.ndarray, shades: np.ndarray, line: float) -> None:
     """Colour the patches over the frame, with lines where one group meets another."""
-    from matplotlib.collections import LineCollection
-
-    rows, columns = groups.shape
-    paint = np.ones((rows, columns, 4))
+    paint = np.ones((*groups.shape, 4))
     paint[..., :3] = np.where((groups >= 0)[..., None], shades[groups], 1)
     paint[..., 3] = 0.88
+    _draw_paint(axes, paint)
+    _draw_borders(axes, groups, "white", line)
+
+
+def _draw_paint(axes: Any, paint: np.ndarray) -> None:
+    rows, columns = paint.shape[:2]
     axes.imshow(paint, extent=(0, columns, rows, 0), aspect="auto", interpolation="nearest")
+
+
+def _draw_borders(axes: Any, groups: np.ndarray, color: str, line: float) -> None:
+    from matplotlib.collections import LineCollection
+
     across = [((x + 1, y), (x + 1, y + 1)) for y, x in np.argwhere(groups[:, 1:] != groups[:, :-1])]
     down = [((x, y + 1), (x + 1, y + 1)) for y, x in np.argwhere(groups[1:] != groups[:-1])]
-    axes.add_collection(LineCollection(across + down, colors="white", linewidths=line))
+    axes.add_collection(LineCollection(across + down, colors=color, linewidths=line))
+
+
+def _draw_stage(
+    page: _Page, x: float, y: float, frames: np.ndarray, groups: np.ndarray, kept: np.ndarray
+) -> None:
+    """The frames, with a veil over the patches of tokens that were dropped."""
+    left = (groups >= 0) & kept[groups]
+    for t, frame in enumerate(frames):
+        place = x + t * (page.frame_width + GAP)
+        axes = page.axes(place, y, page.frame_width, page.frame_height)
+        _draw_frame(axes, frame, groups.shape[1:])
+        veil = np.ones((*groups.shape[1:], 4))
+        veil[..., 3] = np.where(left[t], 0, 0.85)
+        _draw_paint(axes, veil)
+        _draw_borders(axes, left[t], INK, page.points(0.006))
 
 
 def _draw_sizes(page: _Page, x: float, y: float, groups: np.ndarray, shades: np.ndarray) -> None:
@@ -216,7 +252,11 @@ def _draw_reach(page: _Page, x: float, y: float, reach: np.ndarray) -> None:
 
 
 def _check(
-    frames: torch.Tensor, token_map: TokenMap, grid: tuple[int, int], titles: Sequence[str] | None
+    frames: torch.Tensor,
+    token_map: TokenMap,
+    grid: tuple[int, int],
+    titles: Sequence[str] | None,
+    stages: Sequence[tuple[str, torch.Tensor]],
 ) -> None:
     if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
         raise ValueError(
@@ -235,6 +275,11 @@ def _check(
         raise ValueError("token_map: expected at least one token in every clip, got none")
     if titles is not None and len(titles) != batch:
         raise ValueError(f"titles: expected {batch}, got {len(titles)}")
+    slots = list(token_map.anchor.shape)
+    for text, kept in stages:
+        if list(kept.shape) != slots or kept.dtype != torch.bool:
+            got = f"{kept.dtype} {list(kept.shape)}"
+            raise ValueError(f"stages: expected bool {slots} of {text!r}, got {got}")
 
 
 def require_matplotlib() -> None:
