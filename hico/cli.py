@@ -6,6 +6,7 @@ imported only when its command is asked for, so that `hico --help` stays quick.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,10 @@ from hico._version import __version__
 
 # command -> module, what it does
 COMMANDS = {
-    "demo": ("hico.model.demo", "merge the tokens of a video and draw which went together"),
+    "ask": ("hico.model.ask", "answer a question about a video or an image"),
+    "chat": ("hico.model.chat", "answer many questions about one video or image"),
+    "view": ("hico.model.view", "draw what was merged and kept over a video's frames"),
+    "demo": ("hico.model.demo", "try all of it on a video: read, merge, draw, ask"),
 }
 
 
@@ -29,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has left, and Python's own flush would fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if "--traceback" in words or not _is_users(error):
             raise

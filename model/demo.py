@@ -1,4 +1,4 @@
-"""`hico demo`: merge the tokens of a video's clips and draw which patches went together."""
+"""`hico demo`: what hico does, tried on a video: patches merged and drawn, a question answered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from tqdm import tqdm
 
 import hico
 
+from .ask import table, write
+from .load import random_model
+from .options import usual_dropout
 from .picture import check_output, merge_picture, require_matplotlib, save_picture
 from .video import VideoReader, resize_frames
 
@@ -19,6 +22,9 @@ SHIPPED = Path(__file__).parent / "data" / "demo.mp4"
 FRAMES = 4  # of a clip, as in the published model
 MOST_CLIPS = 32  # the picture grows with them
 SHOWN = 336  # pixels of a frame's shorter side in the picture
+WATCHED = 64  # frames that the model is shown
+ANSWER = 32  # tokens
+QUESTION = "What happens in this video?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PNG",
         help="where the picture goes (default: %(default)s)",
     )
+    add("--question", default=QUESTION, help="what the model is asked (default: %(default)r)")
     for name, default, what in (
         ("--tokens", 64, "tokens that a clip keeps"),
         ("--clips", 4, f"clips of {FRAMES} frames, spread over the video"),
@@ -43,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the video, merge, write the picture and print a summary; 0 on success.
+    """Read the video, merge, write the picture, ask the question and print both; 0 on success.
 
     Raises:
         ValueError, OSError: an argument out of range, or a file that cannot be read or written.
@@ -74,7 +81,25 @@ def run(args: argparse.Namespace) -> int:
     headline = f"Patches of one colour, across {FRAMES} frames, become one token"
     save_picture(merge_picture(clips, merged.map, (side, side), titles, headline), args.output)
     print(f"picture: {args.output}")
+    _answer(args.video or SHIPPED, args.question)
     return 0
+
+
+def _answer(video: Path, question: str) -> None:
+    """The whole path, from file to words, with a small model."""
+    from .session import VideoSession
+
+    model, processor = random_model()
+    print("\nmodel: a tiny VideoChat-Flash with RANDOM weights, as no trained ones ship yet:")
+    print("what it answers means nothing, only the path to it is real.")
+    print(f"question: {question}\nanswer: ", end="")
+    quiet = not sys.stderr.isatty()
+    dropout = usual_dropout(model)
+    session = VideoSession.open(
+        model, processor, video, frames=WATCHED, dropout=dropout, progress=not quiet
+    )
+    write(session.stream(question, max_new_tokens=ANSWER))
+    print(table(session))
 
 
 def patch_features(frames: torch.Tensor, patch: int) -> torch.Tensor:
@@ -138,4 +163,6 @@ def _check(args: argparse.Namespace) -> None:
     most = FRAMES * (args.image_size // args.patch) ** 2
     if not 1 <= args.tokens <= most:
         raise ValueError(f"--tokens: expected 1 to {most}, got {args.tokens}")
+    if not args.question.strip():
+        raise ValueError("--question: expected some text, got none")
     check_output(args.output)

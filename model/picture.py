@@ -67,9 +67,9 @@ def merge_picture(
             _draw_groups(axes, groups[t], shades, page.points(0.008))
         y += 2 * (page.frame_height + GAP)
         for text, kept in stages:
-            left = kept[clip].cpu().numpy()
-            page.write(x, y + 0.06, f"{text}: {left.sum()} of {left.size}", 0.085, QUIET)
-            _draw_stage(page, x, y + STAGE, pixels, groups, left)
+            stays = kept[clip].cpu().numpy()
+            page.write(x, y + 0.06, f"{text}: {stays.sum()} of {stays.size}", 0.085, QUIET)
+            _draw_stage(page, x, y + STAGE, pixels, groups, stays)
             y += STAGE + page.frame_height + GAP
         _draw_sizes(page, x, y, groups, shades)
     return page.figure
@@ -90,16 +90,16 @@ def save_picture(figure: Any, path: str | os.PathLike[str], dpi: int = 150) -> N
         part.unlink(missing_ok=True)
 
 
-def check_output(path: str | os.PathLike[str]) -> Path:
-    """The path as a Path, if a picture can be written there.
+def check_output(path: str | os.PathLike[str], kinds: Sequence[str] = (".png",)) -> Path:
+    """The path as a Path, if a file of one of these kinds can be written there.
 
     Raises:
-        ValueError: the name does not end in .png, or it is a directory.
+        ValueError: the name ends in none of them, or it is a directory.
         FileNotFoundError, PermissionError: the folder does not exist or may not be written.
     """
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: expected a file name that ends in .png")
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"{path}: expected a file name that ends in {' or '.join(kinds)}")
     if path.is_dir():
         raise ValueError(f"{path}: expected a file name, this is a directory")
     if not path.parent.is_dir():

@@ -1,6 +1,7 @@
 """The demo from file to picture, and the picture of any token map."""
 
 import argparse
+import re
 import sys
 
 import numpy as np
@@ -23,7 +24,15 @@ def run(*words):
     return demo.run(parser.parse_args([str(word) for word in words]))
 
 
-def test_the_shipped_video_becomes_a_picture(tmp_path, capsys):
+@pytest.fixture
+def picture_only(monkeypatch, plain_on_cpu):
+    """Without the question, which takes seconds."""
+    monkeypatch.setattr(demo, "_answer", lambda *_: None)
+
+
+@pytest.mark.usefixtures("plain_on_cpu")
+def test_the_shipped_video_becomes_a_picture_and_an_answer(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "WATCHED", 16)
     path = tmp_path / "out.png"
     assert run("-o", path, "--image-size", 112) == 0
     with Image.open(path) as picture:
@@ -36,14 +45,21 @@ def test_the_shipped_video_becomes_a_picture(tmp_path, capsys):
     assert "read 16 of the 200 frames, spread over 8.0 s" in said
     assert "784 -> 256 tokens, 3.1 times fewer" in said and str(path) in said
     assert list(tmp_path.iterdir()) == [path]
+    assert "RANDOM weights" in said and "means nothing" in said
+    answer = re.search(r"^question: What .*\nanswer: (\S.*)$", said, re.M)
+    assert answer and len(answer[1]) > 10
+    assert "16 frames\n" in said and "3,136 patches -> 256 merged\n" in said
+    assert "256 -> 192 from layer 1 -> 64 from layer 4\n" in said
 
 
+@pytest.mark.usefixtures("picture_only")
 def test_the_picture_is_the_same_every_time(tmp_path):
     for name in ("a.png", "b.png"):
         run("-o", tmp_path / name, "--clips", 1, "--image-size", 64, "--tokens", 9)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+@pytest.mark.usefixtures("picture_only")
 def test_an_older_picture_is_replaced(tmp_path):
     path = tmp_path / "out.png"
     path.write_text("old")
@@ -68,6 +84,7 @@ def test_the_shipped_video():
         (["--patch", 0], "--patch: expected at least 1, got 0"),
         (["--patch", 15], r"--image-size: expected a multiple of --patch \(15\), got 224"),
         (["--image-size", 0], "got 0"),
+        (["--question", " "], "--question: expected some text, got none"),
         (["-o", "out.jpg"], r"out\.jpg: expected a file name that ends in \.png"),
         (["-o", "nowhere/out.png"], "the folder nowhere does not exist"),
         (["gone.mp4"], r"gone\.mp4"),
@@ -142,6 +159,24 @@ def test_any_map_can_be_drawn(tmp_path):
         assert drawn == sizes
 
 
+def test_stages_of_dropout_are_drawn_below_the_groups(tmp_path):
+    frames, token_map, grid = example()
+    kept = torch.rand(2, 6) < 0.5
+    figure = merge_picture(frames, token_map, grid, stages=[("left", kept), ("later", kept)])
+    assert len(figure.axes) == 2 * (3 * 5 + 1)
+    lines = [text.get_text() for text in figure.texts]
+    assert [line for line in lines if line.startswith("left")] == [
+        f"left: {n} of 6" for n in kept.sum(1).tolist()
+    ]
+    veils = [a.images[1].get_array()[..., 3] > 0 for a in figure.axes if len(a.images) > 1]
+    # after the groups of three frames come the veils of three
+    patches = token_map.assign.view(2, 3, *grid)
+    for clip in range(2):
+        gone = (patches[clip] < 0) | ~kept[clip][patches[clip]]
+        for frame in range(3):
+            assert np.array_equal(veils[clip * 9 + 3 + frame], gone[frame].numpy())
+
+
 def test_a_group_keeps_the_colours_of_its_patches():
     frames = np.zeros((2, 4, 4, 3), np.uint8)
     frames[:, :2] = (250, 10, 10)
@@ -161,3 +196,5 @@ def test_shapes_that_do_not_fit():
         merge_picture(frames, TokenMap(token_map.assign * 0 - 1, token_map.anchor), grid)
     with pytest.raises(ValueError, match="titles: expected 2, got 1"):
         merge_picture(frames, token_map, grid, ["one"])
+    with pytest.raises(ValueError, match=r"stages: expected bool \[2, 6\] of 'a', got .*int64"):
+        merge_picture(frames, token_map, grid, stages=[("a", token_map.anchor)])
