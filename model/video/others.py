@@ -46,7 +46,7 @@ class Other(Video):
         ModuleNotFoundError: the package is not installed.
     """
 
-    _errors: tuple[type[Exception], ...] = (RuntimeError, IndexError)
+    _errors: tuple[type[Exception], ...] = (RuntimeError, IndexError, TypeError)
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         super().__init__(path)
@@ -56,7 +56,7 @@ class Other(Video):
         try:
             self._source = self._open(str(self.path.absolute()), threads or 0)
             self._describe()
-        except (*self._errors, TypeError) as error:
+        except self._errors as error:
             reason = str(error).strip().split("\n")[0]
             raise ValueError(f"{self.path}: not a video, or damaged ({reason})") from error
 
