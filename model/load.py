@@ -172,24 +172,25 @@ def random_model(
 
 
 def byte_tokenizer() -> Any:
-    """A tokenizer with a token for every byte and the three special ones of Qwen's prompt.
+    """Qwen2's tokenizer with a token for every byte and the three special ones of its prompts.
 
     >>> from hico.model.load import byte_tokenizer
     >>> ids = byte_tokenizer()("<|im_start|>né").input_ids
     >>> len(ids), byte_tokenizer().decode(ids)
     (4, '<|im_start|>né')
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import Qwen2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens(list(SPECIAL))
+    letters = sorted(bytes_to_unicode().values())
     end, start, stop = SPECIAL
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token=end, eos_token=stop, extra_special_tokens=[start]
+    return Qwen2Tokenizer(
+        vocab={letter: i for i, letter in enumerate(letters)},
+        merges=[],
+        unk_token=None,
+        pad_token=end,
+        eos_token=stop,
+        extra_special_tokens=[start],
     )
 
 
@@ -216,13 +217,13 @@ def _check_folder(folder: Path) -> None:
 
 def _check_hub(name: str) -> None:
     """Fetch the config alone, to learn soon and quietly whether the rest can be fetched."""
-    from huggingface_hub import hf_hub_download
+    from transformers.utils import cached_file
 
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)  # each of its attempts is a warning of several lines
     try:
-        path = hf_hub_download(name, "config.json")
+        path = cached_file(name, "config.json")
     finally:
         log.setLevel(level)
     _check_config(name, Path(path))
