@@ -56,6 +56,12 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         if name == wanted:
             module = importlib.import_module(module_name)
             module.add_arguments(command)
+            command.add_argument(
+                "--traceback",
+                action="store_true",
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )
             command.set_defaults(run=module.run)
     return parser
 

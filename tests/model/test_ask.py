@@ -101,6 +101,23 @@ def test_wrong_words_are_one_line(capsys, tmp_path, monkeypatch, words, message)
     assert err.splitlines()[-1].startswith("hico: error: ")
 
 
+def test_a_traceback_on_either_side_of_the_command(tmp_path):
+    for words in (["--traceback", "ask"], ["ask", "--traceback"]):
+        with pytest.raises(FileNotFoundError):
+            hico(*words, tmp_path / "gone.mp4", "What?")
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    ends = []
+    monkeypatch.setattr(ask, "run", gone)
+    monkeypatch.setattr(cli.os, "dup2", lambda *_: ends.append("closed"))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(fileno=lambda: 1))
+    assert hico("ask", "a.mp4", "What?") == 141 and ends == ["closed"]
+
+
 def test_text_is_streamed_without_space_at_its_ends(capsys):
     shown = ask.write(iter(["  ", "\n one", " two ", "\n", "three", " \n", " "]))
     assert shown == "one two \nthree" and capsys.readouterr().out == "one two \nthree\n"
