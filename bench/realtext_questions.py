@@ -197,11 +197,20 @@ MAKERS = {"planted": planted, "cloze": cloze}
 
 
 def questions(case: str, number: int, tokens: int, seed: int, count: Count) -> list[Question]:
-    """As many questions of one case over texts of about `tokens` tokens, the same for a seed."""
+    """As many questions of one case over texts of about `tokens` tokens, the same for a seed.
+
+    Raises:
+        ValueError: the sources have no text of that length, or none that can be asked about.
+    """
     rng = random.Random(f"{seed} {case}")
-    paragraphs, found = sources(), []
+    paragraphs, found, tries = sources(), [], 0
     while len(found) < number:
         made = MAKERS[case](rng, *passage(rng, paragraphs, tokens, count))
         if made is not None:
             found.append(made)
+        elif (tries := tries + 1) > TRIES:
+            raise ValueError(
+                f"{case}: expected {number} texts with a word that stands there once, "
+                f"found {len(found)}"
+            )
     return found
