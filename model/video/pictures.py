@@ -52,8 +52,7 @@ def is_image(path: str | os.PathLike[str]) -> bool:
 def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
     """Read a picture, turned as its camera says.
 
-    With PyAV; where it is not installed, with Pillow or OpenCV, whose JPEGs differ by the rounding
-    of colours.
+    With PyAV; where it is not installed, with OpenCV, whose JPEGs differ by the rounding of colours.
 
     Args:
         path: a JPEG, PNG, WebP, BMP or TIFF file.
@@ -64,14 +63,14 @@ def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
     Raises:
         FileNotFoundError, PermissionError: no such file, or it may not be read.
         ValueError: not a picture, damaged, or of too many pixels.
-        ModuleNotFoundError: none of the packages is installed.
+        ModuleNotFoundError: neither is installed.
     """
     path = Path(path)
     check_file(path)
     try:
         import_av()
     except ModuleNotFoundError as error:
-        return torch.from_numpy(_without_av(path, error))
+        return torch.from_numpy(_with_opencv(path, error))
     container, stream = open_file(path, 1)
     with container:
         for packet in packets(container, stream):
@@ -98,28 +97,19 @@ def exif_turn(path: Path) -> Turn | None:
     return next((TURNS.get(number(e + 8, 2)) for e in entries if number(e, 2) == 0x112), None)
 
 
-def _without_av(path: Path, error: ModuleNotFoundError) -> np.ndarray:
-    """uint8 [H, W, 3] from Pillow or, without it, OpenCV; both know which way is up."""
-    try:
-        from PIL import Image, ImageOps
-    except ModuleNotFoundError:
-        return _with_opencv(path, error)
-    try:
-        with Image.open(path) as picture:
-            check_pixels(path, picture.height, picture.width)
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError) as damage:
-        raise ValueError(f"{path}: not a picture, or damaged ({damage})") from damage
-
-
 def _with_opencv(path: Path, error: ModuleNotFoundError) -> np.ndarray:
+    """uint8 [H, W, 3]; OpenCV, too, turns pictures as their cameras say."""
     try:
         cv2 = import_module("cv2")
     except ModuleNotFoundError:
         raise error from None
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as damage:
+        raise ValueError(f"{path}: not a picture, or damaged ({damage})") from damage
     if pixels is None:
         raise ValueError(f"{path}: not a picture, or damaged")
+    check_pixels(path, *pixels.shape[:2])
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
