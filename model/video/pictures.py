@@ -52,7 +52,7 @@ def is_image(path: str | os.PathLike[str]) -> bool:
 def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
     """Read a picture, turned as its camera says.
 
-    With PyAV; where it is not installed, with OpenCV, whose JPEGs differ by the rounding of colours.
+    With PyAV, or else with OpenCV, whose JPEGs differ by the rounding of colours.
 
     Args:
         path: a JPEG, PNG, WebP, BMP or TIFF file.
