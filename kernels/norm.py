@@ -13,7 +13,7 @@ from hico.kernels._launch import power_of_2
 
 @triton.jit(do_not_specialize=["T"])
 def layer_norm_metric_kernel(
-    x, weight, bias, y, metric, mean, rstd, eps, eps_rest, T,
+    x, weight, bias, shift, y, metric, mean, rstd, eps, eps_rest, T,
     H: tl.constexpr, D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
@@ -27,6 +27,8 @@ def layer_norm_metric_kernel(
     m_x = m_t[:, None, None] & m_c[None, :, :]
     p_x = o_t[:, None, None] * (H * D) + o_c[None, :, :]
     b_x = tl.load(x + p_x, mask=m_x, other=0.0).to(ACC)
+    if shift is not None:
+        b_x += tl.load(shift + o_c, mask=m_c, other=0.0).to(ACC)[None, :, :]
     b_mean = tl.sum(tl.sum(b_x, 2), 1) / (H * D)
     centred = tl.where(m_x, b_x - b_mean[:, None, None], 0.0)
     b_var = tl.sum(tl.sum(centred * centred, 2), 1) / (H * D)
@@ -47,9 +49,14 @@ def layer_norm_metric_kernel(
 
 
 def layer_norm_metric(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, num_heads: int
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    num_heads: int,
+    shift: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """LayerNorm y, the head mean of the rounded y, and mean and 1/std of every row [..., 1]."""
+    """y = LayerNorm(x + shift), the head mean of the rounded y, mean and 1/std of rows [..., 1]."""
     channels = x.shape[-1]
     d, rows = channels // num_heads, x.numel() // max(channels, 1)
     double = x.dtype == torch.float64
@@ -65,7 +72,7 @@ def layer_norm_metric(
         near = ctypes.c_float(eps).value
         rest = eps - near if math.isfinite(near) else 0.0
         layer_norm_metric_kernel[(triton.cdiv(rows, block_t),)](
-            x, weight, bias, y, metric, mean, rstd, near, rest, rows,
+            x, weight, bias, shift, y, metric, mean, rstd, near, rest, rows,
             num_heads, d, block_t, block_h, block_d, double, num_warps=warps,
         )  # fmt: skip
     return y, metric, mean, rstd

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._device import _device_constructors
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("hico") is None:  # a bare checkout, and pytest started by its own name
@@ -44,6 +45,8 @@ def _poisoned(function: Callable) -> Callable:
     return empty
 
 
+# its cached set holds the originals from here on, so that torch.device("meta") still reaches them
+_device_constructors()
 # for the whole session and not test by test: torch.compile looks these functions up once
 torch.empty = _poisoned(torch.empty)
 torch.empty_like = _poisoned(torch.empty_like)

@@ -36,3 +36,9 @@ def test_poison_leaves_fakes_and_compiled_code_alone():
     x = torch.randn(2, 3)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), x + 1)
+
+
+def test_poison_leaves_devices_alone():
+    with torch.device("meta"):
+        assert inside("hico.ops.match", "out = torch.empty(3)").out.is_meta
+        assert torch.nn.Linear(2, 3).weight.is_meta

@@ -8,11 +8,16 @@ from hico.reference.merge import head_mean
 
 
 def layer_norm_metric(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, num_heads: int
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    num_heads: int,
+    shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """LayerNorm over the last dimension (in x's dtype), its head mean, and mean and 1/std of x."""
+    """LayerNorm of z = x + shift in x's dtype, its head mean, and mean and 1/std of z."""
     acc = accumulator(x.dtype)
-    z = x.to(acc)
+    z = x.to(acc) if shift is None else x.to(acc) + shift.to(acc)
     mean = z.mean(-1, keepdim=True)
     rstd = torch.rsqrt((z - mean).square().mean(-1, keepdim=True) + eps)
     y = (z - mean) * rstd

@@ -11,8 +11,14 @@ from hico.testing import assert_tokens_close
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHAPES = [
-    pytest.param(*s, id="B{}-N{}-C{}-H{}".format(*s))
-    for s in [(2, 7, 12, 3), (1, 1, 1, 1), (2, 5, 60, 4), (1, 3, 1408, 16), (3, 9, 7, 7)]
+    pytest.param(*s, shifted, id="B{}-N{}-C{}-H{}".format(*s) + "-shift" * shifted)
+    for s, shifted in [
+        ((2, 7, 12, 3), False),
+        ((1, 1, 1, 1), True),
+        ((2, 5, 60, 4), True),
+        ((1, 3, 1408, 16), False),
+        ((3, 9, 7, 7), True),
+    ]
 ]
 
 
@@ -24,19 +30,34 @@ def inputs(batch, n, c, dtype, device, affine=True):
     return x, weight, bias
 
 
+def shifts(c, dtype, device):
+    """What is added first, as large as the tokens, wider than a half-precision x."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return (torch.randn(c, device=device, dtype=wide) * 2).requires_grad_()
+
+
+def shifted_norm(x, weight, bias, shift):
+    """torch's LayerNorm of x + shift, which is not rounded to x's type."""
+    if shift is None:
+        return layer_norm(x, x.shape[-1:], weight, bias, eps=1e-6)
+    weight, bias = (None if t is None else t.to(shift.dtype) for t in (weight, bias))
+    return layer_norm(x + shift, x.shape[-1:], weight, bias, eps=1e-6)
+
+
 def double(*tensors):
     return [None if t is None else t.detach().double().requires_grad_() for t in tensors]
 
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("batch, n, c, heads", SHAPES)
-def test_fwd_bwd(batch, n, c, heads, dtype, affine, device):
+@pytest.mark.parametrize("batch, n, c, heads, shifted", SHAPES)
+def test_fwd_bwd(batch, n, c, heads, shifted, dtype, affine, device):
     x, weight, bias = inputs(batch, n, c, dtype, device, affine)
-    y, metric = hico.layer_norm_metric(x, weight, bias, 1e-6, heads)
-    wide = double(x, weight, bias)
-    exact = layer_norm(wide[0], (c,), *wide[1:], eps=1e-6)
-    plain = layer_norm(x, (c,), weight, bias, eps=1e-6)
+    shift = shifts(c, dtype, device) if shifted else None
+    y, metric = hico.layer_norm_metric(x, weight, bias, 1e-6, heads, shift)
+    wide = double(x, weight, bias, shift)
+    exact = shifted_norm(*wide)
+    plain = shifted_norm(x, weight, bias, shift).to(dtype)
     assert y.dtype == dtype and not metric.requires_grad
     assert_tokens_close(y, exact, plain)
 
@@ -47,15 +68,39 @@ def test_fwd_bwd(batch, n, c, heads, dtype, affine, device):
     assert (metric - want).abs().max() <= 4 * torch.finfo(kind).eps * y.abs().max()
 
     dout = torch.randn(batch, n, c, device=device).to(dtype)
-    leaves = [t for t in (x, weight, bias) if t is not None]
+    leaves = [t for t in (x, weight, bias, shift) if t is not None]
     got = torch.autograd.grad(y, leaves, dout)
     same = torch.autograd.grad(plain, leaves, dout)
     true = torch.autograd.grad(exact, [t for t in wide if t is not None], dout.double())
     for ours, theirs, want in zip(got, same, true, strict=True):
-        assert ours.dtype == dtype
+        assert ours.dtype == theirs.dtype
         scale = max(want.abs().max(), dout.abs().max() if c == 1 else 0)  # c = 1: the gradient is 0
         budget = 2 * (theirs - want).abs().max() + 8 * torch.finfo(dtype).eps * scale
         assert (ours - want).abs().max() <= budget
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shift_of_any_type(dtype, device):
+    """The norm of the sum in fp32, whatever the shift's own type and strides."""
+    x, weight, bias = (None if t is None else t.detach() for t in inputs(2, 7, 12, dtype, device))
+    for shift in (shifts(12, dtype, device).detach(), weight, torch.arange(12, device=device)):
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        summed = x.to(wide) + shift
+        want, _ = hico.layer_norm_metric(summed, weight, bias, 1e-6, 12)
+        spread = torch.stack([shift, shift], 1)[:, 0]
+        y, metric = hico.layer_norm_metric(x, weight, bias, 1e-6, 12, shift=spread)
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(y, want.to(dtype), rtol=eps, atol=eps)
+        assert metric.shape == (2, 7, 1)
+
+
+def test_only_the_shift_learns(device):
+    x, weight, bias = (t.detach() for t in inputs(2, 7, 12, torch.float32, device))
+    shift = shifts(12, torch.float32, device)
+    y, _ = hico.layer_norm_metric(x, weight, bias, 1e-6, 3, shift)
+    want = shifted_norm(x, weight, bias, shift)
+    grads = [torch.autograd.grad(out.square().sum(), shift)[0] for out in (y, want)]
+    torch.testing.assert_close(*grads)
 
 
 def test_mixed_dtypes(device):
@@ -138,22 +183,23 @@ def test_noncontiguous(device):
 def test_opcheck(dtype, device):
     x, weight, bias = inputs(2, 5, 12, dtype, device)
     op = torch.ops.hico.layer_norm_metric.default
-    torch.library.opcheck(op, (x, weight, bias, 1e-6, 3))
-    torch.library.opcheck(op, (x, None, None, 1e-6, 1))
+    torch.library.opcheck(op, (x, weight, bias, 1e-6, 3, None))
+    torch.library.opcheck(op, (x, weight, bias, 1e-6, 12, shifts(12, dtype, device)))
+    torch.library.opcheck(op, (x, None, None, 1e-6, 1, None))
     turned = x.detach().mT.contiguous().mT.requires_grad_()
-    torch.library.opcheck(op, (turned, weight, bias, 1e-6, 3))
+    torch.library.opcheck(op, (turned, weight, bias, 1e-6, 3, None))
 
 
 def test_compile(device, compiler):
     @torch.compile(fullgraph=True, dynamic=True, backend=compiler)
     def run(x, weight):
-        y, metric = hico.layer_norm_metric(x * 1, weight, num_heads=3)
+        y, metric = hico.layer_norm_metric(x * 1, weight, num_heads=3, shift=weight * 2)
         return y * 2, metric * 2
 
     for n in (5, 8, 13):
         x, weight, _ = inputs(2, n, 12, torch.float32, device)
         y, metric = run(x, weight)
-        want = hico.layer_norm_metric(x, weight, num_heads=3)
+        want = hico.layer_norm_metric(x, weight, num_heads=3, shift=weight * 2)
         assert torch.equal(y, want[0] * 2) and torch.equal(metric, want[1] * 2)
         got = torch.autograd.grad(y.square().sum(), (x, weight))
         plain = torch.autograd.grad((want[0] * 2).square().sum(), (x, weight))
@@ -166,6 +212,8 @@ def test_gradcheck(device):
     x, weight, bias = inputs(1, 3, 6, torch.float64, device)
     run = lambda *args: hico.layer_norm_metric(*args, 1e-3, 2)[0]  # noqa: E731
     assert torch.autograd.gradcheck(run, (x, weight, bias))
+    shifted = lambda x, s: hico.layer_norm_metric(x, weight, None, 1e-3, 2, s)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(shifted, (x, shifts(6, torch.float64, device)))
     assert torch.autograd.gradcheck(lambda x: run(x, None, None), x)
     assert torch.autograd.gradcheck(lambda w: run(x.detach(), w, None), weight)
 
@@ -226,6 +274,7 @@ def test_bad_input():
         "x: expected .* got torch.int64": lambda: norm(x.long()),
         r"weight: expected .*\[12\], got \[11\]": lambda: norm(x, x[0, 0, :11]),
         r"bias: expected .*\[12\], got \[2, 12\]": lambda: norm(x, None, x[:, 0]),
+        r"shift: expected .*\[12\], got \[11\]": lambda: norm(x, shift=x[0, 0, :11]),
         "weight: expected .* got torch.bool": lambda: norm(x, x[0, 0].bool()),
         "num_heads: expected a divisor of 12.* got 5": lambda: norm(x, num_heads=5),
         "num_heads: expected .* got 0": lambda: norm(x, num_heads=0),
