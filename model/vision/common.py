@@ -114,7 +114,9 @@ class ClipEncoder(nn.Module):
         """Compile the blocks, once for all of them and for every number of clips.
 
         Takes seconds where compiling the encoder takes a minute. The first pass compiles; a change
-        of the weights' values needs no other compilation. Options go to torch.compile.
+        of the weights' values needs no other compilation. Options go to torch.compile. Compiled
+        blocks take less memory than others and, but for VisionEncoder without gradients in
+        bfloat16 on a GPU, less time.
         """
         options = {"dynamic": True} | options
         for block in self.trunk.blocks:
@@ -124,12 +126,13 @@ class ClipEncoder(nn.Module):
     def encode(
         self,
         frames: Tensor,
-        chunk: int = 32,
+        chunk: int = 64,
         then: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Encode any number of clips, `chunk` at a time, without gradients.
 
-        Memory follows the chunk and what is kept of each clip. Frames may be on another device
+        Memory follows the chunk and what is kept of each clip: UMT-L in half precision takes 1.1
+        GiB for 64 clips at 224 pixels and four times that at 448. Frames may be on another device
         than the weights; each chunk is moved when its turn comes. Passes are compiled if
         `compile_blocks()` or `compile()` was called before. On a GPU attention runs in cuDNN's
         kernels, unless they are switched off (torch.backends.cuda.enable_cudnn_sdp).
