@@ -1,6 +1,6 @@
 """UMT's blocks with fewer passes over memory: inference in half precision on a GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ HALF = (torch.float16, torch.bfloat16)
 BIASES = ("q_bias", "v_bias")
 
 
-def fits(x: Tensor, blocks: Sequence[Any], stock: tuple[type, ...]) -> bool:
+def fits(x: Tensor, blocks: Iterable[Any], stock: tuple[type, ...]) -> bool:
     """Whether `run` may stand in for the blocks on this x.
 
     It may without gradients, for half precision on a GPU, where nobody has compiled, hooked,
@@ -48,7 +48,7 @@ def _plain(block: Any, x: Tensor, stock: tuple[type, ...]) -> bool:
     )
 
 
-def run(blocks: Sequence[Any], x: Tensor) -> tuple[Tensor, Tensor]:
+def run(blocks: Iterable[Any], x: Tensor) -> tuple[Tensor, Tensor]:
     """The blocks' output is x + shift: x, changed in place, and the float32 [C] that it lacks.
 
     Products add to x themselves (one rounding where product and sum had two); the biases behind

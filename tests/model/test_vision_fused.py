@@ -34,6 +34,10 @@ def hooked(encoder):
     return encoder
 
 
+def off(got, exact, dim=None):
+    return (got.double() - exact).norm(dim=dim)
+
+
 @pytest.fixture
 def anywhere(monkeypatch, device, plain_on_cpu):
     """The fused path on a CPU and in float32 too; how often it ran."""
@@ -156,10 +160,8 @@ def test_gelu(mean, most, dtype):
     for scale in (0.1, 1.0, 3.0, 100.0):
         x = (torch.randn(512, 1024, device="cuda") * scale).to(dtype)
         exact = F.gelu(F.linear(x.double(), linear.weight.double(), linear.bias.double()))
-        ours, plain = (
-            (y.double() - exact).norm(dim=1) / exact.norm(dim=1)
-            for y in (fused.linear_gelu(x, linear), F.gelu(linear(x)))
-        )
+        ours = off(fused.linear_gelu(x, linear), exact, 1)
+        plain = off(F.gelu(linear(x)), exact, 1)
         assert (ours <= most * plain).all(), (scale, (ours / plain).max())
 
 
@@ -169,16 +171,20 @@ def test_gelu(mean, most, dtype):
 @torch.no_grad()
 def test_gpu(time, dtype):
     """Against float64 at most twice as far off as module by module, in every token."""
-    encoder = small(dtype, 0.03, channels=1024, depth=6, num_heads=16).cuda()
+    encoder = small(std=1 / 32, channels=1024, depth=6, num_heads=16)
+    for name, parameter in encoder.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            nn.init.normal_(parameter, 1, 0.2)
+    encoder = encoder.cuda().to(dtype)
     frames = clips(9, time).cuda().to(dtype)
-    for out, exact, plain in zip(
-        encoder(frames, True),
-        copy.deepcopy(encoder).double()(frames, True),
-        hooked(encoder)(frames, True),
-        strict=True,
-    ):
-        assert_tokens_close(out, exact, plain)
-    whole = encoder.encode(frames, chunk=4)
-    torch.testing.assert_close(whole, encoder(frames), atol=0.05, rtol=0.05)
+    x = torch.ones(1, 2, 1024, device="cuda", dtype=dtype)
+    assert fused.fits(x, encoder.encoder.blocks, STOCK)
+    exact, exact_metric = copy.deepcopy(encoder).double()(frames, True)
+    plain, plain_metric = hooked(encoder)(frames, True)
+    tokens, metric = encoder(frames, True)
+    chunked = encoder.encode(frames, 4, then=lambda x, _: x)
+    for ours in (tokens, encoder(frames), encoder.encode(frames, 4), chunked):
+        assert (off(ours, exact, -1) <= 2 * off(plain, exact, -1)).all()
+    assert off(metric, exact_metric) <= 2 * off(plain_metric, exact_metric)
     with torch.inference_mode():
         assert torch.equal(encoder(frames), encoder(frames))
