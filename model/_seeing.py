@@ -16,7 +16,7 @@ from hico.model.vision import image_tiles, tile_grid
 from hico.ops import _check
 
 logger = logging.get_logger(__name__)
-CHUNK = 32  # clips in one pass of the encoder
+CHUNK = 64  # clips in one pass of the encoder
 
 
 class Seeing:
