@@ -122,8 +122,8 @@ def likelihoods(model: Any, last: Tensor, cache: Any, choices: list[list[int]]) 
 
 def generate(model: Any, tokenizer: Any, last: Tensor, cache: Any) -> str:
     """Greedy words after the prompt; the cache grows."""
-    ids: list[int] = []
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ids: list[int] = []
     while len(ids) < NEW_TOKENS:
         token = int(last.argmax())
         if token == stop:

@@ -203,7 +203,8 @@ def questions(case: str, number: int, tokens: int, seed: int, count: Count) -> l
         ValueError: the sources have no text of that length, or none that can be asked about.
     """
     rng = random.Random(f"{seed} {case}")
-    paragraphs, found, tries = sources(), [], 0
+    paragraphs, tries = sources(), 0
+    found: list[Question] = []
     while len(found) < number:
         made = MAKERS[case](rng, *passage(rng, paragraphs, tokens, count))
         if made is not None:
