@@ -1,6 +1,7 @@
 """bench model at tiny sizes: every case runs, and its rows say what the figures ask for."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -21,11 +22,20 @@ def setup() -> Setup:
 
 
 @pytest.fixture(scope="module")
-def dry(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+@cache
+def dry_run(out):
     """The rows of one dry run, and their file."""
-    out = tmp_path_factory.mktemp("bench") / "rows.jsonl"
     assert main(["model", "--dry", "--out", str(out)]) == 0
     return [json.loads(line) for line in out.read_text().splitlines()], out
+
+
+@pytest.fixture
+def dry(plain_on_cpu, folder):
+    return dry_run(folder / "rows.jsonl")
 
 
 def test_every_case_has_rows_without_errors(dry):
