@@ -2,7 +2,7 @@
 
 Real weights on real text: the same prompts with all context rows, and with half of them dropped
 before layer 10, by attention, evenly and at random; and with none, which shows what the model would
-have guessed. Runs on a CPU, about ten minutes on two cores that it has to itself.
+have guessed. Runs on a CPU, with the default counts about 18 minutes of one core's time.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def line(row: Row) -> str:
         pair = row[f"paired_{way}"]
         ways.append(
             f"{way} {row[f'accuracy_{way}']:5.1%} (-{pair['lost']} +{pair['gained']}, "
-            f"p {pair['p']:.3f})"
+            f"p {pair['p']:.2g})"
         )
     name = f"{row['case']:8} {row['provider']:9}"
     return f"{name} {row['prompts']} prompts  {'  '.join(ways)}  kept {row['evidence_kept']:.0%}"
