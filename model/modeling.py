@@ -228,8 +228,10 @@ def _embed_first(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple
     """Before forward: what is seen, and each -200, becomes part of inputs_embeds."""
     given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
     seen = {name: given.pop(name, None) for name in SEEN}
-    ids = given.get("input_ids")
-    if all(value is None for value in seen.values()) and not has_images(ids):
+    ids, cache = given.get("input_ids"), given.get("past_key_values")
+    # behind a cache there are only words; to look for -200 would wait for the device at each of them
+    begun = cache is not None and cache.get_seq_length() > 0
+    if all(value is None for value in seen.values()) and (begun or not has_images(ids)):
         return (), given
     for name in ("position_ids", "inputs_embeds"):
         if given.get(name) is not None:

@@ -117,7 +117,8 @@ class Dropout:
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         """Before the base model: notes what came in, and takes the spans out of it."""
-        spans = kwargs.pop("visual_spans", self._spans)
+        spans = kwargs.pop("visual_spans", None)
+        spans = self._spans if spans is None else spans
         caches.check(kwargs.get("past_key_values"))
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
@@ -185,11 +186,10 @@ class Dropout:
         if stage == 0 and (now.first or keys is None):
             return {}  # the model's own are right
         length, fresh = hidden.shape[1], stage > now.begins or now.first
-        given: dict[str, Any] = {
-            # positions with gaps would be taken for sequences packed into one
-            "position_ids": None,
-            "attention_mask": caches.causal_mask(self._base.config, hidden, keys, cache, i),
-        }
+        # positions with gaps would be taken for sequences packed into one
+        given: dict[str, Any] = {"position_ids": None, "attention_mask": None}
+        if length > 1 or keys is not None:  # one row without padding sees all there is
+            given["attention_mask"] = caches.causal_mask(self._base.config, hidden, keys, cache, i)
         if fresh:
             given["position_embeddings"] = now.rotation
         elif stage == 0:

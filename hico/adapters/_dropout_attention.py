@@ -1,6 +1,5 @@
 """Attention of a shortened, padded or continued sequence without a mask of its rows by its rows."""
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +19,6 @@ ORDER = [
 ]
 # elements of the largest mask that rows behind a cache get at once
 MASKED = 1 << 28
-# keys of one part, and parts, of a row that is decoded
-PART, MOST_PARTS = 2048, 32
 
 
 class Tokens:
@@ -82,7 +79,9 @@ def attend(
             q, k, v = (t[b : b + 1, :, start:stop] for t in (query, key, value))
             out[b : b + 1, :, start:stop] = _causal(q, k, v, scaling, dropout)
     elif query.shape[2] == 1 and attention_mask is None:
-        out = _one_row(query, key, value, scaling, dropout)
+        out = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=scaling, enable_gqa=True
+        )
     else:
         out = _masked(query, key, value, attention_mask, scaling, dropout)
     return out.transpose(1, 2).contiguous(), None
@@ -95,46 +94,6 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float
         with sdpa_kernel(ORDER, set_priority=True):
             return F.scaled_dot_product_attention(q, k, v, **call)
     return F.scaled_dot_product_attention(q, k, v, **call)
-
-
-def _one_row(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float) -> Tensor:
-    """One row over many keys, in parts that run side by side.
-
-    torch gives one program a head, however many keys: at 160,000 of them most of a GPU idles.
-    """
-    batch, _, n, dim = k.shape
-    parts = min(n // PART, MOST_PARTS)
-    fits = q.dtype in (torch.float16, torch.bfloat16) and dim % 8 == 0 and dim <= 256
-    if not q.is_cuda or not fits or parts < 2 or dropout:
-        return F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True
-        )
-    rows = [_in_parts(_flash, q[b], k[b], v[b], parts, scale) for b in range(batch)]
-    return torch.cat(rows)
-
-
-def _in_parts(
-    attention: Callable, q: Tensor, k: Tensor, v: Tensor, parts: int, scale: float | None
-) -> Tensor:
-    """[1, Hq, 1, D]: softmax over all keys from softmaxes over parts of them and their sums."""
-    size = k.shape[1] // parts
-    even = size * parts
-    pieces = [
-        (t[:, :even].unflatten(1, (parts, size)).transpose(0, 1), t[None, :, even:]) for t in (k, v)
-    ]
-    (keys, last_keys), (values, last_values) = pieces
-    found = [attention(q.expand(parts, -1, -1, -1), keys, values, scale)]
-    if even < k.shape[1]:
-        found.append(attention(q[None], last_keys, last_values, scale))
-    out, sums = (torch.cat(t) for t in zip(*found, strict=True))
-    weight = sums.float().softmax(0)[..., None]
-    return (out * weight).sum(0, keepdim=True).to(q.dtype)
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
-    """Attention [B, H, 1, D] and the logarithms of its sums [B, H, 1]."""
-    flash = torch.ops.aten._scaled_dot_product_flash_attention
-    return flash(q, k, v, scale=scale)[:2]
 
 
 def _masked(

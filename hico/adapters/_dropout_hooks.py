@@ -23,11 +23,9 @@ def installed(model: Any, base: Any, run: Dropout) -> Iterator[None]:
             stack.callback(handle.remove)
 
         hooked(base.register_forward_pre_hook(run.begin, with_kwargs=True))
-        switch = _Attention(base)
-        hooked(base.register_forward_pre_hook(switch.on))
-        hooked(base.register_forward_hook(switch.off, always_call=True))
-        for part in row_modules(base):
-            _replace(stack, part, "forward", in_chunks(part.forward))
+        lean = _Lean(base)
+        hooked(base.register_forward_pre_hook(lean.on, with_kwargs=True))
+        hooked(base.register_forward_hook(lean.off, always_call=True))
         for i, layer in enumerate(base.layers):
             hook = functools.partial(_before_layer, run, i)
             hooked(layer.register_forward_pre_hook(hook, with_kwargs=True))
@@ -88,24 +86,30 @@ def _checkpoint(run: Dropout, i: int, original: Callable) -> Callable:
     return checkpoint
 
 
-class _Attention:
-    """torch's attention without masks of rows by rows, where transformers would use it with them.
+class _Lean:
+    """A pass without gradients in the memory that its rows need: chunks, and masks of keys alone.
 
-    With gradients the layers may run again when the hooks are gone: then it stays as it is.
+    With gradients the layers may run again when the hooks are gone: then they stay as they are.
     """
 
     def __init__(self, base: Any) -> None:
-        self.config = base.config
-        self.before: str | None = None
+        self.base, self.undo = base, ExitStack()
 
-    def on(self, *_: Any) -> None:
-        if self.config._attn_implementation == "sdpa" and not torch.is_grad_enabled():
+    def on(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            return
+        config = self.base.config
+        if config._attn_implementation == "sdpa":
             attention.register()
-            self.before, self.config._attn_implementation = "sdpa", attention.NAME
+            self.undo.callback(setattr, config, "_attn_implementation", "sdpa")
+            config._attn_implementation = attention.NAME
+        rows = kwargs.get("inputs_embeds", kwargs.get("input_ids", args[0] if args else None))
+        if rows is None or rows.shape[1] > 1:  # decoding is quick as it is
+            for part in row_modules(self.base):
+                _replace(self.undo, part, "forward", in_chunks(part.forward))
 
     def off(self, *_: Any) -> None:
-        if self.before is not None:
-            self.config._attn_implementation, self.before = self.before, None
+        self.undo.close()
 
 
 class _Loss:

@@ -136,35 +136,3 @@ def test_switched_back_after_an_error(model, device):
     ):
         model(inputs_embeds=torch.zeros(2, 3, SIZES["hidden_size"], device=device))
     assert model.config._attn_implementation == "sdpa"
-
-
-def with_sums(q, k, v, scale):
-    """Attention and the logarithms of its sums, written out."""
-    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
-    logits = (q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)).double()
-    return (logits.softmax(-1) @ v.double()).to(q.dtype), logits.logsumexp(-1)
-
-
-@pytest.mark.parametrize("n, parts", [(64, 2), (65, 4), (100, 7), (9, 9)])
-@pytest.mark.parametrize("scale", [None, 0.3])
-def test_parts_of_keys(n, parts, scale, device):
-    q = torch.randn(6, 1, 16, device=device)
-    k, v = torch.randn(2, 2, n, 16, device=device)
-    k[:, n // 2] *= 30  # one part holds nearly all of the weight
-    got = _dropout_attention._in_parts(with_sums, q, k, v, parts, scale)
-    torch.testing.assert_close(got, with_sums(q[None], k[None], v[None], scale)[0])
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("batch, n", [(1, 4096), (1, 4097), (1, 70001), (3, 9000)])
-def test_one_row_over_many_keys(batch, n, dtype):
-    """As exact as torch's own attention, against float64."""
-    make = torch.Generator("cuda").manual_seed(0)
-    shapes = ((batch, 28, 1, 128), (batch, 4, n, 128), (batch, 4, n, 128))
-    q, k, v = (torch.randn(s, generator=make, device="cuda").to(dtype) for s in shapes)
-    got = _dropout_attention._one_row(q, k, v, None, 0.0)
-    plain = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    want = with_sums(q.double(), k.double(), v.double(), None)[0]
-    error, own = ((t - want).abs().amax().item() for t in (got, plain))
-    assert error <= 2 * own + torch.finfo(dtype).eps * want.abs().amax().item()
