@@ -115,17 +115,10 @@ class Setup:
     @cached_property
     def processor(self) -> Any:
         """A token for every byte: the published vocabulary is not here, and rows are rows."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-        from transformers import PreTrainedTokenizerFast
-
         from hico.model import VideoChatFlashProcessor
+        from hico.model.load import byte_tokenizer
 
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        inner = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<|endoftext|>")
-        return VideoChatFlashProcessor(tokenizer, self.model.encoder.image_size)
+        return VideoChatFlashProcessor(byte_tokenizer(), self.model.encoder.image_size)
 
     def generator(self) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(SEED)

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,13 @@ def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def questions(
-    setup: Setup, settings: DropoutSettings, host: bool, compiled: bool, limit: int | None
-) -> Row:
+def questions(setup: Setup, settings: DropoutSettings, host: bool, limit: int | None) -> Row:
     """Frames -> first token of a question, then of another one of the same video."""
     frames = setup.frames(setup.sizes.frames)
     frames = frames.cpu() if host else frames
-    context = cases.compiled_blocks(setup) if compiled else nullcontext()
     seconds: dict[str, list[float]] = {"encoding": [], "first": [], "second": []}
     peaks: list[int] = []
-    with memory_limit(setup.device, limit), context:
+    with memory_limit(setup.device, limit):
         watch(setup, frames[: setup.sizes.warm], settings, 2)
         while len(peaks) < 3 and sum(seconds["first"]) < 20:
             session, encoding = watch(setup, frames, settings, 1)
@@ -218,16 +215,11 @@ def jobs(sizes: Any, video: Path | None, limit: int | None) -> dict[str, list[Jo
         ],
         "questions": [
             (
-                f"hico{', dropout' * bool(settings.layers)}{', compiled encoder' * compiled}, "
+                f"hico{', dropout' * bool(settings.layers)}, "
                 f"frames on the {'host' if host else 'device'}",
-                partial(questions, settings=settings, host=host, compiled=compiled, limit=limit),
+                partial(questions, settings=settings, host=host, limit=limit),
             )
-            for settings, host, compiled in (
-                (dropped, False, False),
-                (dropped, False, True),
-                (dropped, True, True),
-                (whole, False, True),
-            )
+            for settings, host in ((dropped, False), (dropped, True), (whole, False))
         ],
         "decode": [
             ("hico, dropout", partial(cases.decode, settings=dropped)),

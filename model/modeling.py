@@ -229,7 +229,7 @@ def _embed_first(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple
     given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
     seen = {name: given.pop(name, None) for name in SEEN}
     ids, cache = given.get("input_ids"), given.get("past_key_values")
-    # behind a cache there are only words; to look for -200 would wait for the device at each of them
+    # behind a cache there are only words, and to look for -200 is to wait for the device
     begun = cache is not None and cache.get_seq_length() > 0
     if all(value is None for value in seen.values()) and (begun or not has_images(ids)):
         return (), given
