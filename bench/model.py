@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace, only: list[str], out: Path) -> bool:
     from hico.bench.model_setup import DRY, REAL, Setup
     from hico.bench.model_video import jobs
 
-    device = torch.device("cpu" if args.dry else "cuda")
+    device = torch.device("cpu" if args.dry else "cuda:0")
     setup, started = Setup(DRY if args.dry else REAL, device), time.perf_counter()
     environment = record.environment(device) | {
         "kind": "model", "suite": "model", "quick": args.dry, "dtype": str(setup.dtype)[6:],

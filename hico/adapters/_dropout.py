@@ -169,6 +169,8 @@ class Dropout:
             ahead = caches.ahead(mask, place)
             now.held = caches.Held(self._plan.layers, [mask], ahead, now.prefix)
             self.kept = []
+            if cache is not None and not torch.is_grad_enabled():
+                caches.grow(cache)
         else:
             tail = caches.new_tokens(now.mask, length, hidden.device)
             known = caches.held(cache, self._plan)
@@ -194,11 +196,12 @@ class Dropout:
             given["position_embeddings"] = now.rotation
         elif stage == 0:
             assert keys is not None
-            place = caches.positions(keys, length, now.held.ahead)
+            place = caches.positions(keys, length, hidden.device, now.held.ahead)
             given["position_embeddings"] = self._base.rotary_emb(hidden, place)
         elif self._plan.positions == "renumber":
-            place = caches.positions(keys, length, past=cache.get_seq_length(i))
-            given["position_embeddings"] = self._base.rotary_emb(hidden, place.to(hidden.device))
+            past = cache.get_seq_length(i)
+            place = caches.positions(keys, length, hidden.device, past=past).to(hidden.device)
+            given["position_embeddings"] = self._base.rotary_emb(hidden, place)
         elif "position_embeddings" in now.given:  # what the first stage found
             given["position_embeddings"] = now.given["position_embeddings"]
         return given

@@ -17,15 +17,25 @@ def check(cache: Any) -> None:
     """The cache lets each layer have its own length."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
+    from hico.adapters._dropout_growing import GrowingLayer
+
     if cache is None:
         return
-    layers = {type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer}
+    known = (DynamicLayer, GrowingLayer)
+    layers = {type(layer).__name__ for layer in cache.layers if type(layer) not in known}
     if not isinstance(cache, DynamicCache) or layers:
         got = ", ".join([type(cache).__name__, *sorted(layers)])
         raise ValueError(
             "past_key_values: expected a DynamicCache, whose layers may hold a different number of "
             f"rows, got {got}"
         )
+
+
+def grow(cache: Any) -> None:
+    """Lets an empty cache write new rows behind its old ones; see GrowingLayer."""
+    from hico.adapters import _dropout_growing
+
+    _dropout_growing.grow(cache)
 
 
 def refusing_chunks(prefill: Callable) -> Callable:
@@ -130,10 +140,14 @@ def causal_mask(config: Any, hidden: Tensor, keys: Tensor | None, cache: Any, la
 
 
 def positions(
-    keys: Tensor | None, count: int, ahead: Tensor | None = None, past: int = 0
+    keys: Tensor | None,
+    count: int,
+    device: torch.device,
+    ahead: Tensor | None = None,
+    past: int = 0,
 ) -> Tensor:
     """[B or 1, count]: how many tokens a layer holds before each new one; past if all are."""
     if keys is None:
-        return torch.arange(past, past + count)[None]
+        return torch.arange(past, past + count, device=device)[None]
     place = (keys.cumsum(1) - 1).clamp(min=0)[:, -count:]
     return place if ahead is None else place + ahead
