@@ -1,6 +1,5 @@
 """What progressive dropout puts into the layers of a stock decoder, pass by pass."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from hico.adapters import _dropout_cache as caches
 from hico.adapters._dropout_again import Prefix, Watched, rewind
+from hico.adapters._dropout_pass import Pass
 from hico.adapters._dropout_rows import (
     Plan,
     Sequence,
@@ -20,33 +20,6 @@ from hico.adapters.layer_scorer import LayerScorer
 from hico.budget import keep_count
 from hico.ops.compact import compact
 from hico.ops.select import select, select_uniform
-
-
-@dataclass
-class Pass:
-    """One forward of the model.
-
-    Attributes:
-        first: nothing was cached before: the pass is a whole prompt.
-        begins: the first stage whose drop falls into this pass; beyond all if none does.
-        prefix: what is to be remembered, or what was, of the prompt's head.
-        given: what every layer of the present stage gets instead of the model's own.
-        rotation: (cos, sin) of the present stage in the pass that drops.
-        rows: that pass's sequence.
-        held: what the cache holds when the pass is over.
-    """
-
-    spans: list[Span] | None
-    input_ids: Tensor | None
-    mask: Tensor | None
-    labels: Tensor | None
-    first: bool = True
-    begins: int = 0
-    prefix: Prefix | None = None
-    given: dict[str, Any] = field(default_factory=dict)
-    rotation: tuple[Tensor, Tensor] | None = None
-    rows: Sequence | None = None
-    held: caches.Held = field(default_factory=caches.Held)
 
 
 class Dropout:
@@ -119,15 +92,37 @@ class Dropout:
         """Before the base model: notes what came in, and takes the spans out of it."""
         spans = kwargs.pop("visual_spans", None)
         spans = self._spans if spans is None else spans
-        caches.check(kwargs.get("past_key_values"))
+        cache = kwargs.get("past_key_values")
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        if self._goes_on(cache, kwargs.get("inputs_embeds", input_ids)):
+            self._pass = Pass(spans, input_ids, None, None, light=True)
+            return args, kwargs
+        caches.check(cache)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise ValueError(f"attention_mask: expected [B, N] with True for tokens, got {got}")
-        input_ids = kwargs.get("input_ids", args[0] if args else None)
         labels, self._labels = self._labels, None
         self._pass = Pass(spans, input_ids, None if mask is None else mask != 0, labels)
         return args, kwargs
+
+    def _goes_on(self, cache: Any, rows: Any) -> bool:
+        """Whether a pass adds one token to rows without padding: nothing is masked or dropped."""
+        known = getattr(cache, "dropout", None)
+        plain = isinstance(rows, Tensor) and rows.ndim > 1 and rows.shape[1] == 1
+        if known is None or not plain or torch.is_grad_enabled() or known.rewound:
+            return False
+        return known.layers == self._plan.layers and not any(k is not None for k in known.keys)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Those before which tokens are dropped."""
+        return self._plan.layers
+
+    @property
+    def busy(self) -> set[int] | None:
+        """The layers that need a hook in this pass, None for all of them."""
+        return {0, *self._plan.layers} if self._pass.light else None
 
     def enter(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict]:
         """What layer i gets, instead of hidden and kwargs."""
@@ -144,6 +139,11 @@ class Dropout:
             hidden = self._drop(stage - 1, hidden, now.rotation)
         if (i == 0 or drops) and now.held.keys[stage:]:
             now.given = self._given(stage, i, hidden, cache)
+        if now.light:  # the other layers have no hook: what they all are handed is changed in place
+            turned = now.given.get("position_embeddings", ())
+            for old, new in zip(kwargs["position_embeddings"], turned, strict=False):
+                old.copy_(new)
+            return hidden, kwargs
         return hidden, kwargs | now.given
 
     def leave(self, hidden: Tensor) -> Tensor:
@@ -156,7 +156,8 @@ class Dropout:
     def _start(self, hidden: Tensor, cache: Any, place: Tensor | None) -> None:
         """At the first layer, the only place where the cache is known in any case."""
         now, (batch, length, _) = self._pass, hidden.shape
-        caches.check(cache)
+        if not now.light:
+            caches.check(cache)
         now.first = cache is None or cache.get_seq_length() == 0
         if now.first:
             mask = None if now.mask is None or bool(now.mask.all()) else now.mask

@@ -42,9 +42,10 @@ class GrowingLayer(DynamicLayer):
                 for whole, old in zip(self._whole, (self.keys, self.values), strict=True):
                     whole[:, :, :held] = old
         assert self._whole is not None
-        for whole, rows in zip(self._whole, (key_states, value_states), strict=True):
-            whole[:, :, held : held + new] = rows
-        self.keys, self.values = (whole[:, :, : held + new] for whole in self._whole)
+        keys, values = self._whole
+        keys.narrow(2, held, new).copy_(key_states)
+        values.narrow(2, held, new).copy_(value_states)
+        self.keys, self.values = keys.narrow(2, 0, held + new), values.narrow(2, 0, held + new)
         return self.keys, self.values
 
     def _has_room(self, rows: int) -> bool:

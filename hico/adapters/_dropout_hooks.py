@@ -23,18 +23,19 @@ def installed(model: Any, base: Any, run: Dropout) -> Iterator[None]:
             stack.callback(handle.remove)
 
         hooked(base.register_forward_pre_hook(run.begin, with_kwargs=True))
-        lean = _Lean(base)
-        hooked(base.register_forward_pre_hook(lean.on, with_kwargs=True))
+        hooks, lean = _LayerHooks(run, base), _Lean(run, base)
+        stack.callback(hooks.only, set())
+        hooked(base.register_forward_pre_hook(lambda *_: hooks.only(run.busy)))
+        hooked(base.register_forward_pre_hook(lean.on))
         hooked(base.register_forward_hook(lean.off, always_call=True))
         for i, layer in enumerate(base.layers):
-            hook = functools.partial(_before_layer, run, i)
-            hooked(layer.register_forward_pre_hook(hook, with_kwargs=True))
             if hasattr(layer, "_gradient_checkpointing_func"):
                 original = layer._gradient_checkpointing_func
                 _replace(
                     stack, layer, "_gradient_checkpointing_func", _checkpoint(run, i, original)
                 )
-        hooked(base.norm.register_forward_pre_hook(lambda _, args: (run.leave(args[0]), *args[1:])))
+        if len(base.layers) in run.layers:
+            hooked(base.norm.register_forward_pre_hook(lambda _, x: (run.leave(x[0]), *x[1:])))
         head = next((m for m in model.modules() if base in list(m.children())), None)
         if head is not None:
             loss = _Loss(run)
@@ -86,27 +87,42 @@ def _checkpoint(run: Dropout, i: int, original: Callable) -> Callable:
     return checkpoint
 
 
+class _LayerHooks:
+    """A hook before each layer, or before those alone that have something to do."""
+
+    def __init__(self, run: Dropout, base: Any) -> None:
+        self.run, self.layers = run, base.layers
+        self.handles: dict[int, Any] = {}
+
+    def only(self, wanted: set[int] | None) -> None:
+        """The hooks of these layers; None = of all."""
+        wanted = set(range(len(self.layers))) if wanted is None else wanted
+        for i in self.handles.keys() - wanted:
+            self.handles.pop(i).remove()
+        for i in sorted(wanted - self.handles.keys() - {len(self.layers)}):
+            hook = functools.partial(_before_layer, self.run, i)
+            self.handles[i] = self.layers[i].register_forward_pre_hook(hook, with_kwargs=True)
+
+
 class _Lean:
     """A pass without gradients in the memory that its rows need: chunks, and masks of keys alone.
 
     With gradients the layers may run again when the hooks are gone: then they stay as they are.
     """
 
-    def __init__(self, base: Any) -> None:
-        self.base, self.undo = base, ExitStack()
+    def __init__(self, run: Dropout, base: Any) -> None:
+        self.run, self.base, self.undo = run, base, ExitStack()
 
-    def on(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled():
-            return
+    def on(self, *_: Any) -> None:
+        if torch.is_grad_enabled() or self.run.busy is not None:
+            return  # of one token the stock layers make no more than they need
         config = self.base.config
         if config._attn_implementation == "sdpa":
             attention.register()
             self.undo.callback(setattr, config, "_attn_implementation", "sdpa")
             config._attn_implementation = attention.NAME
-        rows = kwargs.get("inputs_embeds", kwargs.get("input_ids", args[0] if args else None))
-        if rows is None or rows.shape[1] > 1:  # decoding is quick as it is
-            for part in row_modules(self.base):
-                _replace(self.undo, part, "forward", in_chunks(part.forward))
+        for part in row_modules(self.base):
+            _replace(self.undo, part, "forward", in_chunks(part.forward))
 
     def off(self, *_: Any) -> None:
         self.undo.close()
