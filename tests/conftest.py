@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils._device import _device_constructors
+from torch.utils import _device
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("hico") is None:  # a bare checkout, and pytest started by its own name
@@ -45,8 +45,9 @@ def _poisoned(function: Callable) -> Callable:
     return empty
 
 
-# its cached set holds the originals from here on, so that torch.device("meta") still reaches them
-_device_constructors()
+# the originals, so that torch.device("meta") still reaches them, however often the cache is cleared
+_originals = _device._device_constructors()
+_device._device_constructors = functools.lru_cache(1)(lambda: _originals)
 # for the whole session and not test by test: torch.compile looks these functions up once
 torch.empty = _poisoned(torch.empty)
 torch.empty_like = _poisoned(torch.empty_like)

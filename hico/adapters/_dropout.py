@@ -94,7 +94,8 @@ class Dropout:
         spans = self._spans if spans is None else spans
         cache = kwargs.get("past_key_values")
         input_ids = kwargs.get("input_ids", args[0] if args else None)
-        if self._goes_on(cache, kwargs.get("inputs_embeds", input_ids)):
+        embeds = kwargs.get("inputs_embeds")
+        if self._goes_on(cache, input_ids if embeds is None else embeds):
             self._pass = Pass(spans, input_ids, None, None, light=True)
             return args, kwargs
         caches.check(cache)
@@ -110,6 +111,8 @@ class Dropout:
         """Whether a pass adds one token to rows without padding: nothing is masked or dropped."""
         known = getattr(cache, "dropout", None)
         plain = isinstance(rows, Tensor) and rows.ndim > 1 and rows.shape[1] == 1
+        # other attention gets a mask of the first stage's keys even then
+        plain = plain and self._base.config._attn_implementation == "sdpa"
         if known is None or not plain or torch.is_grad_enabled() or known.rewound:
             return False
         return known.layers == self._plan.layers and not any(k is not None for k in known.keys)

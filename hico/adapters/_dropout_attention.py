@@ -90,7 +90,7 @@ def attend(
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float) -> Tensor:
     call: dict[str, Any] = {"is_causal": True, "enable_gqa": True}
     call |= {"scale": scale, "dropout_p": dropout}
-    if q.is_cuda and q.shape[2] >= LONG:
+    if q.is_cuda and q.shape[2] >= LONG and torch.backends.cuda.cudnn_sdp_enabled():
         with sdpa_kernel(ORDER, set_priority=True):
             return F.scaled_dot_product_attention(q, k, v, **call)
     return F.scaled_dot_product_attention(q, k, v, **call)

@@ -25,6 +25,7 @@ class GrowingLayer(DynamicLayer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._whole: tuple[Tensor, Tensor] | None = None
+        self._heads: tuple[Any, Any] = (None, None)  # keys and values as update left them
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -46,6 +47,7 @@ class GrowingLayer(DynamicLayer):
         keys.narrow(2, held, new).copy_(key_states)
         values.narrow(2, held, new).copy_(value_states)
         self.keys, self.values = keys.narrow(2, 0, held + new), values.narrow(2, 0, held + new)
+        self._heads = self.keys, self.values
         return self.keys, self.values
 
     def _has_room(self, rows: int) -> bool:
@@ -54,6 +56,8 @@ class GrowingLayer(DynamicLayer):
             return False
         if self._whole[0].is_inference() and not torch.is_inference_mode_enabled():
             return False  # not to be written any more
+        if self.keys is self._heads[0] and self.values is self._heads[1]:
+            return True
         return all(
             part.data_ptr() == whole.data_ptr() and part.shape[0] == whole.shape[0]
             for part, whole in zip((self.keys, self.values), self._whole, strict=True)

@@ -114,8 +114,14 @@ class _Lean:
         self.run, self.base, self.undo = run, base, ExitStack()
 
     def on(self, *_: Any) -> None:
-        if torch.is_grad_enabled() or self.run.busy is not None:
-            return  # of one token the stock layers make no more than they need
+        if torch.is_grad_enabled():
+            return
+        if self.run.busy is not None:  # of one token the stock layers make no more than they need
+            if torch.backends.cuda.cudnn_sdp_enabled():
+                # it plans anew for every length, 40 ms and more for each of a step's
+                torch.backends.cuda.enable_cudnn_sdp(False)
+                self.undo.callback(torch.backends.cuda.enable_cudnn_sdp, True)
+            return
         config = self.base.config
         if config._attn_implementation == "sdpa":
             attention.register()
