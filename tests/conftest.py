@@ -79,10 +79,21 @@ def kernels() -> bool:
 @pytest.fixture
 def plain_on_cpu() -> Iterator[None]:
     """Ops in plain PyTorch on a CPU, for tests of what stands on them: interpreting is slow."""
-    from hico.ops import _register, compact, match, merge, norm, project, score, segment, select
+    from hico.ops import (
+        _register,
+        attention,
+        compact,
+        match,
+        merge,
+        norm,
+        project,
+        score,
+        segment,
+        select,
+    )
 
     ops = [compact._take_rows, project._norm_project, score._score, select._select]
-    ops += [match._match, merge._rounds, norm._norm]
+    ops += [attention._attention, match._match, merge._rounds, norm._norm]
     ops += [segment._reduce, segment._gather, segment._weight_grad]
     with contextlib.ExitStack() as stack:
         for op in ops:

@@ -8,7 +8,7 @@ from kernel_cases_project import project_cases
 from kernel_cases_retain import compact_cases, select_cases
 from kernel_cases_score import score_cases
 
-from hico.kernels import match, merge, norm, segment
+from hico.kernels import attention, match, merge, norm, segment
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -59,6 +59,10 @@ def kernel_cases() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"norm {name}", partial(norm.layer_norm_metric, x, weight, weight, 1e-5, 16, None)
         half, of_rows = torch.ones(1024, dtype=dtype), (1e-6, 1024)
         yield f"norm shift {name}", partial(norm.layer_norm_metric, x, half, half, *of_rows, weight)
+    for dtype in DTYPES[:2]:
+        qkv = torch.zeros(2, 784, 3072, dtype=dtype)
+        label = f"attention {str(dtype).removeprefix('torch.')}"
+        yield label, partial(attention.attention, qkv, 16)
     yield from select_cases()
     yield from compact_cases()
     yield from project_cases()
