@@ -135,7 +135,8 @@ class ClipEncoder(nn.Module):
         GiB for 64 clips at 224 pixels and four times that at 448. Frames may be on another device
         than the weights; each chunk is moved when its turn comes. Passes are compiled if
         `compile_blocks()` or `compile()` was called before. On a GPU attention runs in cuDNN's
-        kernels, unless they are switched off (torch.backends.cuda.enable_cudnn_sdp).
+        kernels, unless they are switched off (torch.backends.cuda.enable_cudnn_sdp), and in
+        fused.run on a Hopper GPU in hico's own.
 
         Args:
             frames: as in forward.
