@@ -1,7 +1,6 @@
 """Attention of every token of a row to all of the row, read from one projection's output."""
 
 import math
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -9,13 +8,14 @@ from torch import Tensor
 
 from hico.kernels._launch import on_hopper
 
-# BLOCK_M, BLOCK_N, warps, stages, through tensor descriptors, values late
-HOPPER = (64, 64, 4, 3, False, False)
-OTHERS = (64, 64, 4, 2, False, False)
+# BLOCK_M, BLOCK_N, warps, stages. Slower on an H200: larger tiles, two or four stages, tensor
+# descriptors, and values a tile behind the scores (CONTRIBUTING, "Measured facts")
+HOPPER = (64, 64, 4, 3)
+OTHERS = (64, 64, 4, 2)
 
 
 @triton.jit
-def _weigh(s, top, total, SCALE: tl.constexpr, DTYPE: tl.constexpr):
+def _weigh(s, top, total, SCALE: tl.constexpr):
     # weights exp2(SCALE * (score - top)), their sum so far, and what they change in those before
     highest = tl.maximum(top, tl.max(s, 1))
     old = tl.exp2((top - highest) * SCALE)
@@ -34,15 +34,15 @@ def _rest(
     b_k = tl.load(p_k, mask=m_r[:, None], other=0.0)
     b_v = tl.load(p_k + H * D, mask=m_r[:, None], other=0.0)
     s = tl.where(m_r[None, :], tl.dot(b_q, b_k.T), float("-inf"))
-    p, old, top, total = _weigh(s, top, total, SCALE, b_v.dtype)
+    p, old, top, total = _weigh(s, top, total, SCALE)
     return tl.dot(p.to(b_v.dtype), b_v, acc * old[:, None]), total
 
 
 @triton.jit(do_not_specialize=["N"])
 def attention_fwd_kernel(
-    qkv, desc, out, N,
+    qkv, out, N,
     H: tl.constexpr, D: tl.constexpr, SCALE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LATE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     # the queries of one head follow one another, so that all but the first find its keys in L2
     ROW: tl.constexpr = 3 * H * D
@@ -60,42 +60,13 @@ def attention_fwd_kernel(
     acc = tl.zeros([BLOCK_M, D], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    DTYPE: tl.constexpr = qkv.dtype.element_ty
     full = N // BLOCK_N
-    if LATE:
-        # values a tile behind the scores: that product runs during the next softmax
-        p = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        old = tl.full([BLOCK_M], 1.0, tl.float32)
-        if full > 0:
-            p, old, top, total = _weigh(tl.dot(b_q, tl.load(p_k).T), top, total, SCALE, DTYPE)
-        for i in range(1, full):
-            if desc is None:
-                b_v = tl.load(p_k + H * D)
-                p_k += BLOCK_N * ROW
-                b_k = tl.load(p_k)
-            else:
-                first = (row + i * BLOCK_N).to(tl.int32)
-                b_k = desc.load([first, (H + i_h) * D])
-                b_v = desc.load([first - BLOCK_N, (2 * H + i_h) * D])
-            s = tl.dot(b_q, b_k.T)
-            acc = tl.dot(p.to(b_v.dtype), b_v, acc * old[:, None])
-            p, old, top, total = _weigh(s, top, total, SCALE, DTYPE)
-        if full > 0:
-            last = head + 2 * H * D + (full - 1).to(tl.int64) * (BLOCK_N * ROW)
-            b_v = tl.load(last + o_n[:, None] * ROW + o_d[None, :])
-            acc = tl.dot(p.to(b_v.dtype), b_v, acc * old[:, None])
-    else:
-        for i in range(full):
-            if desc is None:
-                b_k = tl.load(p_k)
-                b_v = tl.load(p_k + H * D)
-                p_k += BLOCK_N * ROW
-            else:
-                first = (row + i * BLOCK_N).to(tl.int32)
-                b_k = desc.load([first, (H + i_h) * D])
-                b_v = desc.load([first, (2 * H + i_h) * D])
-            p, old, top, total = _weigh(tl.dot(b_q, b_k.T), top, total, SCALE, DTYPE)
-            acc = tl.dot(p.to(b_v.dtype), b_v, acc * old[:, None])
+    for _ in range(full):
+        b_k = tl.load(p_k)
+        b_v = tl.load(p_k + H * D)
+        p_k += BLOCK_N * ROW
+        p, old, top, total = _weigh(tl.dot(b_q, b_k.T), top, total, SCALE)
+        acc = tl.dot(p.to(b_v.dtype), b_v, acc * old[:, None])
     # the keys that are left in a tile of their own, small where few are: 784 = 12 * 64 + 16
     rest = N - full * BLOCK_N
     p_r = head + full.to(tl.int64) * (BLOCK_N * ROW)
@@ -108,23 +79,17 @@ def attention_fwd_kernel(
     tl.store(p_o, b_o, mask=(o_m < N)[:, None])
 
 
-def attention(qkv: Tensor, num_heads: int, config: tuple[Any, ...] | None = None) -> Tensor:
+def attention(qkv: Tensor, num_heads: int) -> Tensor:
     """softmax(q k^T / sqrt(D)) v of contiguous qkv [B, N, 3 * H * D] in half precision."""
     batch, n, width = qkv.shape
     d = width // (3 * num_heads)
     out = qkv.new_empty(batch, n, num_heads * d)
     if not out.numel():
         return out
-    chosen = config or (HOPPER if on_hopper() else OTHERS)
-    block_m, block_n, warps, stages, described, late = chosen
-    desc = None
-    if described:
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
-        desc = TensorDescriptor.from_tensor(qkv.view(-1, width), [block_n, d])
+    block_m, block_n, warps, stages = HOPPER if on_hopper() else OTHERS
     programs = batch * num_heads * triton.cdiv(n, block_m)
     attention_fwd_kernel[(programs,)](
-        qkv, desc, out, n, num_heads, d, math.log2(math.e) / math.sqrt(d),
-        block_m, block_n, late, num_warps=warps, num_stages=stages,
+        qkv, out, n, num_heads, d, math.log2(math.e) / math.sqrt(d), block_m, block_n,
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out

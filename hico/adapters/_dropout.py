@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hico.adapters import _dropout_cache as caches
 from hico.adapters._dropout_again import Prefix, Watched, rewind
-from hico.adapters._dropout_pass import Pass
+from hico.adapters._dropout_pass import Pass, Rotations
 from hico.adapters._dropout_rows import (
     Plan,
     Sequence,
@@ -39,6 +39,7 @@ class Dropout:
             for stage, layer in enumerate(plan.layers)
             if plan.rule(stage) == "attention"
         }
+        self._tables = Rotations(base.rotary_emb)
         self._pass = Pass(None, None, None, None)
         self._labels: Tensor | None = None
 
@@ -129,7 +130,8 @@ class Dropout:
 
     def enter(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict]:
         """What layer i gets, instead of hidden and kwargs."""
-        now, cache = self._pass, kwargs.get("past_key_values")
+        now = self._pass
+        cache: Any = kwargs.get("past_key_values")
         if i == 0:
             self._start(hidden, cache, kwargs.get("position_ids"))
         stage, drops = self._plan.stage(i), i in self._plan.layers
@@ -140,13 +142,15 @@ class Dropout:
                     assert now.prefix is not None
                     hidden, now.rotation, now.rows = now.prefix.join(hidden, now.rotation)
             hidden = self._drop(stage - 1, hidden, now.rotation)
+        if now.light:
+            if drops and self._plan.positions == "renumber":
+                # the other layers have no hook: what they all are handed is changed in place
+                turned = self._tables.at(stage, cache.get_seq_length(i), hidden)
+                for old, new in zip(kwargs["position_embeddings"], turned, strict=True):
+                    old.copy_(new)
+            return hidden, kwargs
         if (i == 0 or drops) and now.held.keys[stage:]:
             now.given = self._given(stage, i, hidden, cache)
-        if now.light:  # the other layers have no hook: what they all are handed is changed in place
-            turned = now.given.get("position_embeddings", ())
-            for old, new in zip(kwargs["position_embeddings"], turned, strict=False):
-                old.copy_(new)
-            return hidden, kwargs
         return hidden, kwargs | now.given
 
     def leave(self, hidden: Tensor) -> Tensor:

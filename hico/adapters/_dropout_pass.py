@@ -3,11 +3,37 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hico.adapters import _dropout_cache as caches
 from hico.adapters._dropout_again import Prefix
 from hico.adapters._dropout_rows import Sequence, Span
+
+# positions of a stage whose rotation is found at once
+AHEAD = 256
+# kinds of rotation that one position has whatever the others are
+FIXED = ("default", "linear", "yarn", "llama3")
+
+
+class Rotations:
+    """(cos, sin) of the token that a stage decodes next, found for many at once."""
+
+    def __init__(self, rotary: Any) -> None:
+        self.rotary = rotary
+        self.ahead = AHEAD if getattr(rotary, "rope_type", None) in FIXED else 1
+        self.found: dict[int, tuple[int, Tensor, Tensor]] = {}
+
+    def at(self, stage: int, place: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[1, 1, D] each, of one position, in hidden's type and on its device."""
+        start, cos, sin = self.found.get(stage, (place + 1, hidden, hidden))
+        same = cos.dtype == hidden.dtype and cos.device == hidden.device
+        if not same or not start <= place < start + self.ahead:
+            places = torch.arange(place, place + self.ahead, device=hidden.device)[None]
+            start, (cos, sin) = place, self.rotary(hidden, places)
+            self.found[stage] = start, cos, sin
+        at = place - start
+        return cos[:, at : at + 1], sin[:, at : at + 1]
 
 
 @dataclass
