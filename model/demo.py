@@ -16,7 +16,7 @@ from .ask import table, write
 from .load import random_model
 from .options import usual_dropout
 from .picture import check_output, merge_picture, require_matplotlib, save_picture
-from .video import VideoReader, resize_frames
+from .video import Video, open_video, resize_frames
 
 SHIPPED = Path(__file__).parent / "data" / "demo.mp4"
 FRAMES = 4  # of a clip, as in the published model
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     require_matplotlib()
     side = args.image_size // args.patch
     before, after = FRAMES * side * side, args.tokens
-    with VideoReader(args.video or SHIPPED) as video:
+    with open_video(args.video or SHIPPED) as video:
         chosen = video.sample(args.clips * FRAMES)
         shots = _read(video, chosen.tolist())
         times = video.seconds[chosen].reshape(args.clips, FRAMES)
@@ -140,7 +140,7 @@ def _places(count: int, side: int) -> torch.Tensor:
     return torch.cat([turns.cos() * weight, turns.sin() * weight], -1)
 
 
-def _read(video: VideoReader, indices: list[int]) -> torch.Tensor:
+def _read(video: Video, indices: list[int]) -> torch.Tensor:
     """uint8 [T, H, W, 3], small enough for the picture, in the video's own aspect ratio."""
     scale = min(1.0, SHOWN / min(video.size))
     size = tuple(max(1, round(s * scale)) for s in video.size)
