@@ -88,7 +88,7 @@ def test_the_shipped_video():
         (["-o", "out.jpg"], r"out\.jpg: expected a file name that ends in \.png"),
         (["-o", "nowhere/out.png"], "the folder nowhere does not exist"),
         (["gone.mp4"], r"gone\.mp4"),
-        (["."], "this is a directory"),
+        (["."], "expected jpg, jpeg or png files, found none"),
     ],
 )
 def test_wrong_arguments(tmp_path, monkeypatch, words, message):
