@@ -12,7 +12,7 @@ from hico.model._pixels import normalize
 from hico.model._tower import image_size as tower_size
 from hico.model.configuration import VideoChatFlashConfig
 from hico.model.video.resize import resize_frames
-from hico.model.vision import image_tiles, tile_grid
+from hico.model.vision import image_tiles, square_image, tile_grid
 from hico.ops import _check
 
 IMAGE = "<image>"
@@ -125,7 +125,8 @@ class VideoChatFlashProcessor(ProcessorMixin):
             text: whole prompts, with `<image>` where a video or an image goes.
             videos: uint8 [T, H, W, 3], or a list of them in the order of `<image>`, prompt by
                 prompt; a list may also hold images [H, W, 3].
-            images: uint8 [H, W, 3], or a list of them, where there are no videos.
+            images: uint8 [H, W, 3], or a list of them, where there are no videos. One image of a
+                prompt is cut into tiles, several are each padded to a square, as published.
             padding: False = texts of one length only.
             padding_side: None = the tokenizer's.
             return_tensors: "pt".
@@ -141,12 +142,15 @@ class VideoChatFlashProcessor(ProcessorMixin):
         if kwargs or text is None:
             raise ValueError(f"text: expected it with videos or images alone, got {sorted(kwargs)}")
         texts = [text] if isinstance(text, str) else list(text)
-        seen = self._pixels(videos, images)
-        places = sum(t.count(IMAGE) for t in texts)
-        if places != len(seen):
+        given = self._given(videos, images)
+        counts = [t.count(IMAGE) for t in texts]
+        if sum(counts) != len(given):
             raise ValueError(
-                f"text: expected one {IMAGE} for each of {len(seen)} videos or images, got {places}"
+                f"text: expected one {IMAGE} for each of {len(given)} videos or images, "
+                f"got {sum(counts)}"
             )
+        shared = [count > 1 for count in counts for _ in range(count)]
+        seen = [self._pixels(*pair) for pair in zip(given, shared, strict=True)]
         data = self._padded([self.ids(t)[0] for t in texts], padding, padding_side)
         if seen:
             names = ("pixel_values_videos", "modalities", "image_grids")
@@ -167,8 +171,9 @@ class VideoChatFlashProcessor(ProcessorMixin):
             to[at], real[at] = row, 1
         return {"input_ids": ids, "attention_mask": mask}
 
-    def _pixels(self, videos: Any, images: Any) -> list[tuple[Tensor, str, Any]]:
-        """Pixels, modality and grid of each."""
+    @staticmethod
+    def _given(videos: Any, images: Any) -> list[Tensor]:
+        """What is seen, one by one."""
         if videos is not None and images is not None:
             raise ValueError(
                 f"images: expected them in videos, one list in the order of {IMAGE}, got both"
@@ -176,16 +181,18 @@ class VideoChatFlashProcessor(ProcessorMixin):
         given = videos if images is None else images
         if isinstance(given, Tensor):
             given = [given] if given.ndim == (4 if images is None else 3) else list(given)
-        found: list[tuple[Tensor, str, Any]] = []
         for pixels in given or ():
             shape = getattr(pixels, "shape", type(pixels).__name__)
             if not isinstance(pixels, Tensor) or pixels.ndim not in (3, 4):
                 raise ValueError(f"videos: expected uint8 [T, H, W, 3] or [H, W, 3], got {shape}")
-            if pixels.ndim == 3:
-                grid = tile_grid(pixels.shape[0], pixels.shape[1], self.image_size)
-                tiles = normalize(image_tiles(pixels, self.image_size))
-                found.append((tiles, "image", grid))
-            else:
-                frames = resize_frames(pixels, (self.image_size, self.image_size))
-                found.append((normalize(frames), "video", None))
-        return found
+        return list(given or ())
+
+    def _pixels(self, pixels: Tensor, shared: bool) -> tuple[Tensor, str, Any]:
+        """Pixels, modality and grid of one; shared = its prompt shows others as well."""
+        size = self.image_size
+        if pixels.ndim == 4:
+            return normalize(resize_frames(pixels, (size, size))), "video", None
+        if shared:
+            return normalize(square_image(pixels, size))[None], "image", None
+        grid = tile_grid(pixels.shape[0], pixels.shape[1], size)
+        return normalize(image_tiles(pixels, size)), "image", grid

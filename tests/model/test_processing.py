@@ -13,7 +13,9 @@ from hico.model import (
     VideoChatFlashProcessor,
     VideoSession,
 )
+from hico.model._pixels import normalize
 from hico.model.video import resize_frames
+from hico.model.vision import square_image
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SENTENCE = "The video lasts for 12.30 seconds, and 64 frames are uniformly sampled"
@@ -90,6 +92,18 @@ def test_call(processor):
     assert alone["input_ids"].shape[0] == 1 and len(alone["pixel_values_videos"]) == 1
     assert processor("<image>", images=image)["modalities"] == ["image"]
     assert "pixel_values_videos" not in processor("text")
+
+
+def test_several_images_of_one_prompt(processor):
+    """Each in a square, as published; in prompts of their own they are cut into tiles."""
+    images = [torch.randint(0, 256, (90, 130, 3), dtype=torch.uint8) for _ in range(2)]
+    out = processor("<image> or <image>?", images=images)
+    assert [p.shape for p in out["pixel_values_videos"]] == [(1, 3, 40, 40)] * 2
+    assert out["modalities"] == ["image"] * 2 and out["image_grids"] == [None] * 2
+    for pixels, image in zip(out["pixel_values_videos"], images, strict=True):
+        assert torch.equal(pixels[0], normalize(square_image(image, 40)))
+    apart = processor(["<image>", "<image>"], images=images)
+    assert apart["image_grids"] == [(3, 4)] * 2
 
 
 @pytest.mark.parametrize(
