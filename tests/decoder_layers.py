@@ -4,7 +4,7 @@ import copy
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
@@ -16,6 +16,22 @@ MAKES = {
     "qwen3": (Qwen3Config, Qwen3DecoderLayer, {"head_dim": 32}),
     "llama": (LlamaConfig, LlamaDecoderLayer, {"num_key_value_heads": 4}),
 }
+# of a small language model
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+
+
+def make_decoder(device, attention="sdpa", **sizes):
+    """A Qwen2ForCausalLM of SIZES, or of others, with random weights."""
+    config = Qwen2Config(**SIZES | sizes, attn_implementation=attention)
+    return Qwen2ForCausalLM(config).eval().to(device)
 
 
 def make(dtype, device, make="qwen2", **sizes):

@@ -218,17 +218,17 @@ class Dropout:
         """The rows that this stage leaves."""
         now, rows = self._pass, self._pass.rows
         assert rows is not None
-        if now.first and now.prefix is not None:
-            now.prefix.before(stage, hidden, rotation)
-            if stage == now.prefix.begins:
-                raise Watched
+        watched = now.prefix if now.first else None
+        if watched is not None and stage == watched.begins:
+            watched.hidden, watched.rotation = hidden, rotation
+            raise Watched
         keep, counts = self._keep(stage, hidden, rotation, rows)
         # generate reads the last row of the sequence, whatever side the prompt was padded on
         index = rows.drop(keep, counts, left=not self._base.training)
         self.kept.append(index)
         now.held.keys.append(rows.mask)
-        if now.first and now.prefix is not None:
-            now.prefix.after(stage, index, rows)
+        if watched is not None:
+            watched.after(index, rows)
         (hidden,) = compact(index, hidden, dims=1)
         if rotation is not None:
             now.rotation = self._rotate(hidden, index, rotation)

@@ -59,17 +59,10 @@ class Prefix:
         self.start, self.count = rows.starts[0], rows.counts[0]
         self.lengths.append(self.start + self.count)
 
-    def before(self, stage: int, hidden: Tensor, rotation: tuple | None) -> None:
-        """Notes what goes into a stage, before its drop."""
-        if stage == self.begins:
-            assert rotation is not None
-            self.hidden, self.rotation = hidden, rotation
-
-    def after(self, stage: int, index: Tensor, rows: Sequence) -> None:
-        """Notes which rows a stage left."""
-        if stage < self.begins:
-            self._note(rows)
-            self.kept.append(index)
+    def after(self, index: Tensor, rows: Sequence) -> None:
+        """Notes which rows a stage before begins left."""
+        self._note(rows)
+        self.kept.append(index)
 
     def kept_with(self, batch: int, count: int) -> list[Tensor]:
         """What the stages before begins keep of a prompt with count rows behind the prefix."""

@@ -5,29 +5,16 @@ import itertools
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, StaticCache
+from decoder_layers import SIZES, make_decoder
+from transformers import StaticCache
 
 import hico
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 KINDS = ("uniform", "attention", "uniform0_attention", "uniform1_attention", "random0_attention")
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-}
 LAYERS, RATIOS = [1, 3], [1.0, 0.5, 0.2]
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-
-
-def make(device, attention="sdpa", **sizes):
-    config = Qwen2Config(**SIZES | sizes, attn_implementation=attention)
-    return Qwen2ForCausalLM(config).eval().to(device)
 
 
 def prompt(text, visual, after, device):
@@ -64,7 +51,7 @@ PROMPTS = [(3, 20, 4), (5, 31, 2), (6, 0, 5), (2, 9, 8)]
 @pytest.mark.parametrize("kind", KINDS[:4])
 @pytest.mark.parametrize("positions", ["renumber", "keep"])
 def test_batch_equals_singles(attention, sides, kind, positions, device):
-    model = make(device, attention)
+    model = make_decoder(device, attention)
     prompts = [prompt(*sizes, device) for sizes in PROMPTS]
     padded, mask, spans = batch(prompts, ["left" if s == "l" else "right" for s in sides])
     calls = []
@@ -88,7 +75,7 @@ def test_batch_equals_singles(attention, sides, kind, positions, device):
 @pytest.mark.parametrize("kind", KINDS)
 def test_counts(kind, device):
     """Text stays, the rest falls to the floor of its share, and every layer caches what it saw."""
-    model = make(device)
+    model = make_decoder(device)
     embeds, span = prompt(4, 21, 3, device)
     with hico.progressive_dropout(model, LAYERS, RATIOS, kind, [span]) as run:
         out = model(inputs_embeds=embeds, use_cache=True)
@@ -108,7 +95,7 @@ def test_counts(kind, device):
 @torch.no_grad()
 @pytest.mark.parametrize("positions", ["renumber", "keep"])
 def test_everything_kept(positions, device):
-    model = make(device)
+    model = make_decoder(device)
     prompts = [prompt(3, 12, 4, device), prompt(2, 17, 3, device)]
     padded, mask, spans = batch(prompts, ["left", "left"])
     want = model.generate(inputs_embeds=padded, attention_mask=mask, **GREEDY)
@@ -123,7 +110,7 @@ def test_everything_kept(positions, device):
 @pytest.mark.parametrize("padded", [False, True])
 def test_many_tokens_on_a_cache(attention, positions, padded, device):
     """Three more tokens at once are three steps of one, and drop nothing."""
-    model = make(device, attention)
+    model = make_decoder(device, attention)
     prompts = [prompt(3, 20, 4, device), prompt(2, 9 if padded else 20, 4 if padded else 5, device)]
     embeds, mask, spans = batch(prompts, ["left", "right"])
     more = torch.randint(64, (2, 3), device=device)
@@ -152,7 +139,7 @@ def test_many_tokens_on_a_cache(attention, positions, padded, device):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_beams_and_samples(kind, device):
-    model = make(device)
+    model = make_decoder(device)
     prompts = [prompt(3, 20, 4, device), prompt(5, 0, 3, device)]
     padded, mask, spans = batch(prompts, ["left", "right"])
     settings = {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 2, "pad_token_id": 0}
@@ -174,7 +161,7 @@ def test_beams_and_samples(kind, device):
 @torch.no_grad()
 def test_cache_outlives_context(device):
     """A copy of the cache goes on in another context of the same layers, and in no other."""
-    model = make(device)
+    model = make_decoder(device)
     prompts = [prompt(3, 20, 4, device), prompt(2, 9, 4, device)]
     embeds, mask, spans = batch(prompts, ["left", "right"])
     step = {
@@ -206,7 +193,7 @@ def loss_of(model, labels, query_rows, prompts, sides, kind="attention"):
 @pytest.mark.parametrize("training", [True, False])
 def test_labels(query_rows, side, training, device):
     """The loss of a batch is the mean over the labels of its rows alone."""
-    model = make(device).train(training)
+    model = make_decoder(device).train(training)
     prompts = [prompt(3, 20, 7, device), prompt(2, 10, 5, device), prompt(6, 0, 4, device)]
     width, total, count, labels = 30, 0.0, 0, []
     for b, (embeds, span) in enumerate(prompts):
@@ -227,7 +214,7 @@ def test_labels(query_rows, side, training, device):
 
 def test_no_row_asks(device):
     """Without an answer nothing is dropped by attention."""
-    model = make(device).train()
+    model = make_decoder(device).train()
     one = prompt(3, 20, 4, device)
     labels = torch.full((1, 27), -100, device=device)
     _, run = loss_of(model, labels, "auto", [one], ["left"])
@@ -242,7 +229,7 @@ def test_gradient_checkpointing(inside, device):
     embeds, span = prompt(3, 20, 6, device)
     labels = torch.full((1, 29), -100, device=device)
     labels[0, -3:] = 5
-    model = make(device).train()
+    model = make_decoder(device).train()
     grads = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -261,7 +248,7 @@ def test_gradient_checkpointing(inside, device):
 
 @torch.no_grad()
 def test_after_all_layers(device):
-    model = make(device)
+    model = make_decoder(device)
     embeds, span = prompt(3, 20, 4, device)
     whole = model(inputs_embeds=embeds).logits
     with hico.progressive_dropout(model, [5], [1, 0.3], "uniform", [span]) as run:
@@ -278,7 +265,7 @@ def state(model):
 
 
 def test_undone(device):
-    model = make(device)
+    model = make_decoder(device)
     model.gradient_checkpointing_enable()
     embeds, span = prompt(3, 20, 4, device)
     want, before = model(inputs_embeds=embeds).logits, state(model)
@@ -292,7 +279,7 @@ def test_undone(device):
 
 def test_base_model_and_text(device):
     """The model below the head serves too, ids without -200 are text, spans may be a keyword."""
-    model = make(device)
+    model = make_decoder(device)
     ids = torch.randint(64, (2, 9), device=device)
     embeds, span = prompt(3, 20, 4, device)
     want = model.model(ids).last_hidden_state
@@ -321,7 +308,7 @@ def test_base_model_and_text(device):
     ],
 )
 def test_wrong_settings(wrong, message, device):
-    given = {"model": make(device), "layers": LAYERS, "ratios": RATIOS} | wrong
+    given = {"model": make_decoder(device), "layers": LAYERS, "ratios": RATIOS} | wrong
     with pytest.raises(ValueError, match=message):
         with hico.progressive_dropout(**given):
             pass
@@ -337,14 +324,14 @@ def test_wrong_settings(wrong, message, device):
     ],
 )
 def test_wrong_spans(spans, message, device):
-    model = make(device)
+    model = make_decoder(device)
     with hico.progressive_dropout(model, LAYERS, RATIOS, visual_spans=spans):
         with pytest.raises(ValueError, match=message):
             model(inputs_embeds=prompt(3, 20, 4, device)[0])
 
 
 def test_what_cannot_work(device):
-    model = make(device)
+    model = make_decoder(device)
     embeds, span = prompt(3, 20, 4, device)
     with hico.progressive_dropout(model, LAYERS, RATIOS, "attention", [span]):
         with pytest.raises(ValueError, match="past_key_values: expected a DynamicCache"):
@@ -358,7 +345,7 @@ def test_what_cannot_work(device):
             model(inputs_embeds=embeds, attention_mask=torch.ones(1, 1, 27, 27, device=device))
         with pytest.raises(ValueError, match="visual_spans: expected no padding inside"):
             model(inputs_embeds=embeds, attention_mask=torch.arange(27, device=device)[None] > 4)
-    window = make(device, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    window = make_decoder(device, use_sliding_window=True, sliding_window=4, max_window_layers=1)
     with pytest.raises(ValueError, match="model: expected full attention"):
         with hico.progressive_dropout(window, LAYERS, RATIOS):
             pass

@@ -2,30 +2,16 @@
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from decoder_layers import SIZES, make_decoder
 
 import hico
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 KINDS = ("uniform", "attention", "uniform0_attention", "uniform1_attention", "random0_attention")
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-}
 LAYERS, RATIOS = [1, 3], [1.0, 0.5, 0.2]
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
 SPAN = (4, 40)
 QUESTIONS = [[5, 6, 7], [9, 8, 7, 6, 5, 4], [11], [5, 6, 7]]
-
-
-def make(device, attention="sdpa"):
-    config = Qwen2Config(**SIZES, attn_implementation=attention)
-    return Qwen2ForCausalLM(config).eval().to(device)
 
 
 def with_question(model, head, question):
@@ -49,7 +35,7 @@ CASES += [("attention", "renumber", [2], [1, 0], "sdpa"), ("uniform", "keep", []
 @torch.no_grad()
 @pytest.mark.parametrize("kind, positions, layers, ratios, attention", CASES)
 def test_equal_to_fresh_runs(device, kind, positions, layers, ratios, attention):
-    model = make(device, attention)
+    model = make_decoder(device, attention)
     head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
     settings = (model, layers, ratios, kind, [SPAN], positions)
     torch.manual_seed(3)  # the stage that draws
@@ -76,7 +62,7 @@ def test_equal_to_fresh_runs(device, kind, positions, layers, ratios, attention)
 @torch.no_grad()
 def test_only_what_the_question_needs_runs(device):
     """Layers before the first that asks see the question alone; the video stays where it was."""
-    model = make(device)
+    model = make_decoder(device)
     head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
     ids = torch.tensor([[1, 2, 3]], device=device)
     seen = []
@@ -94,7 +80,7 @@ def test_only_what_the_question_needs_runs(device):
 
 @torch.no_grad()
 def test_beams_and_several_answers(device):
-    model = make(device)
+    model = make_decoder(device)
     head = torch.randn(1, SPAN[1], SIZES["hidden_size"], device=device)
     settings = (model, LAYERS, RATIOS, "uniform0_attention", [SPAN])
     beams = {"num_beams": 3, "num_return_sequences": 2}
@@ -114,7 +100,7 @@ def test_beams_and_several_answers(device):
 @torch.no_grad()
 def test_batches(device):
     """Several heads of one length at once."""
-    model = make(device)
+    model = make_decoder(device)
     head = torch.randn(2, SPAN[1], SIZES["hidden_size"], device=device)
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]], device=device)
     embeds = torch.cat([head, model.model.embed_tokens(ids)], 1)
@@ -128,7 +114,7 @@ def test_batches(device):
 
 @torch.no_grad()
 def test_errors(device):
-    model = make(device)
+    model = make_decoder(device)
     embeds = torch.randn(2, 40, SIZES["hidden_size"], device=device)
     ids = torch.tensor([[1, 2]], device=device)
     with hico.progressive_dropout(model, LAYERS, RATIOS) as run:

@@ -2,29 +2,21 @@
 
 import pytest
 import torch
+from decoder_layers import SIZES, make_decoder
 from torch.nn import functional as F
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache
 
 import hico
 from hico.adapters import _dropout_attention, _dropout_chunks
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-}
 LAYERS, RATIOS, KIND = [1, 2], [1, 0.5, 0.25], "uniform0_attention"
 N, SPANS = 300, [(10, 210), (120, 280)]
 
 
 @pytest.fixture
 def model(device):
-    return Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval().to(device)
+    return make_decoder(device)
 
 
 @pytest.fixture
