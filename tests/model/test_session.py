@@ -35,7 +35,7 @@ def fresh(pair, clip, visual, question, dropout, history=()):
     """The answer of a run that begins with the pixels' tokens."""
     model, processor = pair
     message = processor.time_message(clip.duration, clip.seconds)
-    ids = processor.ids(processor.prompt(question, history, message))
+    ids = processor.ids(processor.prompt(question, history, message)).to(model.device)
     out = model.generate(ids, visual_features=[visual], dropout=dropout, do_sample=False, **SHORT)
     return processor.tokenizer.decode(out[0], skip_special_tokens=True).strip()
 
