@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hico.bench import merge, model, reading, realtext, report, retain
+from hico.bench import merge, model, reading, realtext, report, retain, training
 
 COMMANDS = {
     "merge": (merge, "time merge_tokens and its relatives against eager and compiled PyTorch"),
     "retain": (retain, "time LayerScorer, select, compact and attention_score likewise"),
     "reading": (reading, "time our reader of videos against decord, torchcodec and OpenCV"),
     "model": (model, "time the whole model, stage by stage, up to 10,000 frames"),
+    "training": (training, "time a training step against the published merge without dropout"),
     "realtext": (realtext, "answers over long real text, half of its rows dropped: needs weights"),
     "report": (report, "print the markdown tables of the newest rows"),
 }

@@ -8,6 +8,7 @@ there; --resume goes on where a run ended.
 
 import argparse
 import gc
+import os
 import sys
 import time
 from pathlib import Path
@@ -74,6 +75,8 @@ def measure(args: argparse.Namespace, only: list[str], out: Path) -> bool:
         "transformers": record.version("transformers"), "cudnn": torch.backends.cudnn.version(),
         "sizes": "tiny" if args.dry else "UMT-L 224, Qwen2-7B", "weights": "random",
         "dropout": str(setup.sizes.dropout),
+        # transformers' cache takes new memory in every step: how that is found decides its speed
+        "allocator": os.environ.get("PYTORCH_ALLOC_CONF"),
     }  # fmt: skip
     there = done(out, environment) if args.resume else set()
     failed = False
