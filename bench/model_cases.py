@@ -155,29 +155,29 @@ def decode(setup: Setup, settings: DropoutSettings) -> Row:
         other.update(layer.keys.clone(), layer.values.clone(), i)
     lengths = sorted({layer.keys.shape[2] for layer in cache.layers}, reverse=True)
     del rows, given
-    ours: list[float] = []
-    plain: list[float] = []
-    for turn in range(4):
-        with settings.use(setup.model, [span]):
-            mine = steps(setup, setup.model, cache)
-        theirs = steps(setup, setup.transformers, other)
-        # the first turn loads kernels
-        ours, plain = (ours + mine, plain + theirs) if turn else (ours, plain)
+    models, caches = (setup.model, setup.transformers), (cache, other)
+    ours, plain = [], []
+    with settings.use(setup.model, [span]):
+        # step by step in turns, as a host's speed wanders; the first ones load kernels
+        for turn in range(4 * setup.sizes.steps):
+            pair = [step(setup, *which) for which in zip(models, caches, strict=True)]
+            if turn >= setup.sizes.steps:
+                ours.append(pair[0])
+                plain.append(pair[1])
     rate, base = (1 / statistics.median(times) for times in (ours, plain))
     return {
         "seconds": 1 / rate, "tokens_s": rate, "transformers_tokens_s": base,
         "ratio": rate / base, "must": 0.97, "verdict": verdict(base / rate, 1 / 0.97),
+        "quartiles_s": [statistics.quantiles(times) for times in (ours, plain)],
         "cache_lengths": lengths, "steps": len(ours),
     }  # fmt: skip
 
 
-def steps(setup: Setup, model: Any, cache: Any) -> list[float]:
-    """Seconds of each greedy step."""
-    token, seconds = torch.zeros(1, 1, dtype=torch.int64, device=setup.device), []
-    for _ in range(setup.sizes.steps):
-        synchronize(setup.device)
-        start = time.perf_counter()
-        token = model(token, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
-        synchronize(setup.device)
-        seconds.append(time.perf_counter() - start)
-    return seconds
+def step(setup: Setup, model: Any, cache: Any) -> float:
+    """Seconds of one greedy step."""
+    token = torch.zeros(1, 1, dtype=torch.int64, device=setup.device)
+    synchronize(setup.device)
+    start = time.perf_counter()
+    model(token, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+    synchronize(setup.device)
+    return time.perf_counter() - start

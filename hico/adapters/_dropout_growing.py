@@ -36,7 +36,7 @@ class GrowingLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        held, new = self.get_seq_length(), key_states.shape[-2]
+        held, new = self.keys.shape[-2] if self.keys.numel() else 0, key_states.shape[-2]
         if not self._has_room(held + new):
             self._whole = self._make(key_states, held + new), self._make(value_states, held + new)
             if held:
@@ -44,23 +44,25 @@ class GrowingLayer(DynamicLayer):
                     whole[:, :, :held] = old
         assert self._whole is not None
         keys, values = self._whole
-        keys.narrow(2, held, new).copy_(key_states)
-        values.narrow(2, held, new).copy_(value_states)
+        # one call for both: decoding waits for the host
+        places = [keys.narrow(2, held, new), values.narrow(2, held, new)]
+        torch._foreach_copy_(places, [key_states, value_states])
         self.keys, self.values = keys.narrow(2, 0, held + new), values.narrow(2, 0, held + new)
         self._heads = self.keys, self.values
-        return self.keys, self.values
+        return self._heads
 
     def _has_room(self, rows: int) -> bool:
         """Whether keys and values are still the head of what holds them, with room for more."""
-        if self._whole is None or self._whole[0].shape[2] < rows:
+        whole = self._whole
+        if whole is None or whole[0].shape[2] < rows:
             return False
-        if self._whole[0].is_inference() and not torch.is_inference_mode_enabled():
+        if whole[0].is_inference() and not torch.is_inference_mode_enabled():
             return False  # not to be written any more
         if self.keys is self._heads[0] and self.values is self._heads[1]:
             return True
         return all(
-            part.data_ptr() == whole.data_ptr() and part.shape[0] == whole.shape[0]
-            for part, whole in zip((self.keys, self.values), self._whole, strict=True)
+            part.data_ptr() == own.data_ptr() and part.shape[0] == own.shape[0]
+            for part, own in zip((self.keys, self.values), whole, strict=True)
         )
 
     def _make(self, like: Tensor, rows: int) -> Tensor:
