@@ -146,7 +146,8 @@ class Dropout:
             if drops and self._plan.positions == "renumber":
                 # the other layers have no hook: what they all are handed is changed in place
                 turned = self._tables.at(stage, cache.get_seq_length(i), hidden)
-                torch._foreach_copy_(list(kwargs["position_embeddings"]), list(turned))
+                for old, new in zip(kwargs["position_embeddings"], turned, strict=True):
+                    old.copy_(new)
             return hidden, kwargs
         if (i == 0 or drops) and now.held.keys[stage:]:
             now.given = self._given(stage, i, hidden, cache)

@@ -44,9 +44,8 @@ class GrowingLayer(DynamicLayer):
                     whole[:, :, :held] = old
         assert self._whole is not None
         keys, values = self._whole
-        # one call for both: decoding waits for the host
-        places = [keys.narrow(2, held, new), values.narrow(2, held, new)]
-        torch._foreach_copy_(places, [key_states, value_states])
+        keys.narrow(2, held, new).copy_(key_states)
+        values.narrow(2, held, new).copy_(value_states)
         self.keys, self.values = keys.narrow(2, 0, held + new), values.narrow(2, 0, held + new)
         self._heads = self.keys, self.values
         return self._heads
