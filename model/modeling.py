@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM, Qwen2Model, Qwen2PreTrainedModel
 
-from hico.adapters._dropout import Dropout
 from hico.model._loading import check_checkpoint
 from hico.model._seeing import Seeing, has_images
 from hico.model._tower import VisionTower, connector
@@ -213,8 +212,7 @@ class VideoChatFlashForConditionalGeneration(Seeing, Qwen2ForCausalLM):
 
     def _dropping(self, settings: DropoutSettings | None = None) -> AbstractContextManager:
         """The dropout that is asked for here or in the config, unless a context is open."""
-        hooks = self.model._forward_pre_hooks.values()
-        if any(isinstance(getattr(hook, "__self__", None), Dropout) for hook in hooks):
+        if any(hasattr(hook, "dropout") for hook in self.model._forward_pre_hooks.values()):
             if settings is not None:
                 raise ValueError(
                     "dropout: expected None inside of hico.progressive_dropout, got settings"

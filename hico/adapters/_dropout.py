@@ -3,23 +3,20 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hico.adapters import _dropout_cache as caches
 from hico.adapters._dropout_again import Prefix, Watched, rewind
-from hico.adapters._dropout_pass import Pass, Rotations
-from hico.adapters._dropout_rows import (
-    Plan,
-    Sequence,
-    Span,
-    answer_rows,
-    check_spans,
-    find_spans,
-)
+from hico.adapters._dropout_pass import Pass, Rotations, takes_masks_made
+from hico.adapters._dropout_rows import Plan, Sequence, Span, answer_rows, check_spans, find_spans
 from hico.adapters.layer_scorer import LayerScorer
 from hico.budget import keep_count
 from hico.ops.compact import compact
 from hico.ops.select import select, select_uniform
+
+
+# a mask that is made already, which Qwen2's base model then does not make: one row sees all keys
+MASKLESS = {"full_attention": None}
 
 
 class Dropout:
@@ -40,6 +37,7 @@ class Dropout:
             if plan.rule(stage) == "attention"
         }
         self._tables = Rotations(base.rotary_emb)
+        self._maskless = takes_masks_made(base)
         self._pass = Pass(None, None, None, None)
         self._labels: Tensor | None = None
 
@@ -89,7 +87,7 @@ class Dropout:
         """
         rewind(cache, batch)
 
-    def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+    def begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """Before the base model: notes what came in, and takes the spans out of it."""
         spans = kwargs.pop("visual_spans", None)
         spans = self._spans if spans is None else spans
@@ -97,8 +95,11 @@ class Dropout:
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         embeds = kwargs.get("inputs_embeds")
         if self._goes_on(cache, input_ids if embeds is None else embeds):
-            self._pass = Pass(spans, input_ids, None, None, light=True)
-            return args, kwargs
+            # what is known of the cache stays as it is: all keys are tokens, no stage is fresh
+            self._pass = Pass(spans, input_ids, None, None, first=False, light=True)
+            if self._maskless and len(args) < 2:
+                kwargs["attention_mask"] = MASKLESS
+            return
         caches.check(cache)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
@@ -106,7 +107,6 @@ class Dropout:
             raise ValueError(f"attention_mask: expected [B, N] with True for tokens, got {got}")
         labels, self._labels = self._labels, None
         self._pass = Pass(spans, input_ids, None if mask is None else mask != 0, labels)
-        return args, kwargs
 
     def _goes_on(self, cache: Any, rows: Any) -> bool:
         """Whether a pass adds one token to rows without padding: nothing is masked or dropped."""
@@ -124,9 +124,21 @@ class Dropout:
         return self._plan.layers
 
     @property
-    def busy(self) -> set[int] | None:
+    def busy(self) -> tuple[int, ...] | None:
         """The layers that need a hook in this pass, None for all of them."""
-        return {0, *self._plan.layers} if self._pass.light else None
+        if not self._pass.light:
+            return None
+        return self._plan.layers if self._plan.positions == "renumber" else ()
+
+    def turn(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        """Before layer i of a light pass: the position of its stage, in place.
+
+        The layers behind it have no hook, and get the tensors that all of them are handed.
+        """
+        place = kwargs["past_key_values"].get_seq_length(i)
+        turned = self._tables.at(self._plan.stage(i), place, hidden)
+        for old, new in zip(kwargs["position_embeddings"], turned, strict=True):
+            old.copy_(new)
 
     def enter(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict]:
         """What layer i gets, instead of hidden and kwargs."""
@@ -142,13 +154,6 @@ class Dropout:
                     assert now.prefix is not None
                     hidden, now.rotation, now.rows = now.prefix.join(hidden, now.rotation)
             hidden = self._drop(stage - 1, hidden, now.rotation)
-        if now.light:
-            if drops and self._plan.positions == "renumber":
-                # the other layers have no hook: what they all are handed is changed in place
-                turned = self._tables.at(stage, cache.get_seq_length(i), hidden)
-                for old, new in zip(kwargs["position_embeddings"], turned, strict=True):
-                    old.copy_(new)
-            return hidden, kwargs
         if (i == 0 or drops) and now.held.keys[stage:]:
             now.given = self._given(stage, i, hidden, cache)
         return hidden, kwargs | now.given
@@ -163,8 +168,7 @@ class Dropout:
     def _start(self, hidden: Tensor, cache: Any, place: Tensor | None) -> None:
         """At the first layer, the only place where the cache is known in any case."""
         now, (batch, length, _) = self._pass, hidden.shape
-        if not now.light:
-            caches.check(cache)
+        caches.check(cache)
         now.first = cache is None or cache.get_seq_length() == 0
         if now.first:
             mask = None if now.mask is None or bool(now.mask.all()) else now.mask

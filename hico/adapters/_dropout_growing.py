@@ -37,26 +37,21 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         held, new = self.keys.shape[-2] if self.keys.numel() else 0, key_states.shape[-2]
-        if not self._has_room(held + new):
-            self._whole = self._make(key_states, held + new), self._make(value_states, held + new)
+        rows, whole = held + new, self._whole
+        if whole is None or whole[0].shape[2] < rows or not self._is_head(whole):
+            whole = self._whole = self._make(key_states, rows), self._make(value_states, rows)
             if held:
-                for whole, old in zip(self._whole, (self.keys, self.values), strict=True):
-                    whole[:, :, :held] = old
-        assert self._whole is not None
-        keys, values = self._whole
-        keys.narrow(2, held, new).copy_(key_states)
-        values.narrow(2, held, new).copy_(value_states)
-        self.keys, self.values = keys.narrow(2, 0, held + new), values.narrow(2, 0, held + new)
+                for own, old in zip(whole, (self.keys, self.values), strict=True):
+                    own[:, :, :held] = old
+        self.keys = _write(whole[0], held, key_states)
+        self.values = _write(whole[1], held, value_states)
         self._heads = self.keys, self.values
         return self._heads
 
-    def _has_room(self, rows: int) -> bool:
-        """Whether keys and values are still the head of what holds them, with room for more."""
-        whole = self._whole
-        if whole is None or whole[0].shape[2] < rows:
-            return False
+    def _is_head(self, whole: tuple[Tensor, Tensor]) -> bool:
+        """Whether keys and values are still the head of what holds them, to be written to."""
         if whole[0].is_inference() and not torch.is_inference_mode_enabled():
-            return False  # not to be written any more
+            return False
         if self.keys is self._heads[0] and self.values is self._heads[1]:
             return True
         return all(
@@ -67,6 +62,17 @@ class GrowingLayer(DynamicLayer):
     def _make(self, like: Tensor, rows: int) -> Tensor:
         shape = (*like.shape[:2], rows + ROOM, like.shape[3])
         return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
+def _write(whole: Tensor, start: int, rows: Tensor) -> Tensor:
+    """Rows [B, H, n, D] to whole[:, :, start : start + n]; whole up to there.
+
+    By as_strided and not narrow: decoding waits for the host, and every layer pays four of them.
+    """
+    batch, heads, count, dim = shape = rows.shape
+    strides = whole.stride()
+    whole.as_strided(shape, strides, start * strides[2]).copy_(rows)
+    return whole.as_strided((batch, heads, start + count, dim), strides)
 
 
 def grow(cache: Any) -> None:

@@ -22,11 +22,16 @@ def installed(model: Any, base: Any, run: Dropout) -> Iterator[None]:
         def hooked(handle: Any) -> None:
             stack.callback(handle.remove)
 
-        hooked(base.register_forward_pre_hook(run.begin, with_kwargs=True))
         hooks, lean = _LayerHooks(run, base), _Lean(run, base)
-        stack.callback(hooks.only, set())
-        hooked(base.register_forward_pre_hook(lambda *_: hooks.only(run.busy)))
-        hooked(base.register_forward_pre_hook(lean.on))
+        stack.callback(hooks.only, ())
+
+        def begin(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            run.begin(args, kwargs)
+            hooks.only(run.busy)
+            lean.on()
+
+        begin.dropout = run  # type: ignore[attr-defined]
+        hooked(base.register_forward_pre_hook(begin, with_kwargs=True))
         hooked(base.register_forward_hook(lean.off, always_call=True))
         for i, layer in enumerate(base.layers):
             if hasattr(layer, "_gradient_checkpointing_func"):
@@ -69,6 +74,9 @@ def _before_layer(run: Dropout, i: int, layer: Any, args: tuple, kwargs: dict) -
                 "got it enabled inside"
             )
         return None
+    if run.busy is not None:
+        run.turn(i, args[0], kwargs)
+        return None
     hidden, kwargs = run.enter(i, args[0], kwargs)
     return (hidden, *args[1:]), kwargs
 
@@ -93,10 +101,14 @@ class _LayerHooks:
     def __init__(self, run: Dropout, base: Any) -> None:
         self.run, self.layers = run, base.layers
         self.handles: dict[int, Any] = {}
+        self.there: tuple[int, ...] | None = ()
 
-    def only(self, wanted: set[int] | None) -> None:
+    def only(self, layers: tuple[int, ...] | None) -> None:
         """The hooks of these layers; None = of all."""
-        wanted = set(range(len(self.layers))) if wanted is None else wanted
+        if layers == self.there:
+            return
+        self.there = layers
+        wanted = set(range(len(self.layers)) if layers is None else layers)
         for i in self.handles.keys() - wanted:
             self.handles.pop(i).remove()
         for i in sorted(wanted - self.handles.keys() - {len(self.layers)}):
@@ -113,7 +125,7 @@ class _Lean:
     def __init__(self, run: Dropout, base: Any) -> None:
         self.run, self.base, self.undo = run, base, ExitStack()
 
-    def on(self, *_: Any) -> None:
+    def on(self) -> None:
         if torch.is_grad_enabled():
             return
         if self.run.busy is not None:  # of one token the stock layers make no more than they need

@@ -36,6 +36,13 @@ class Rotations:
         return cos[:, at : at + 1], sin[:, at : at + 1]
 
 
+def takes_masks_made(base: Any) -> bool:
+    """Whether the base model takes a dict of masks for each kind of layer, and has one kind."""
+    from transformers import Qwen2Model
+
+    return isinstance(base, Qwen2Model) and not base.has_sliding_layers
+
+
 @dataclass
 class Pass:
     """One forward of the model.
