@@ -14,7 +14,6 @@ from hico.budget import keep_count
 from hico.ops.compact import compact
 from hico.ops.select import select, select_uniform
 
-
 # a mask that is made already, which Qwen2's base model then does not make: one row sees all keys
 MASKLESS = {"full_attention": None}
 
