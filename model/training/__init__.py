@@ -1,0 +1,1 @@
+"""Training: the published recipe, its data, and synthetic worlds with exact answers."""

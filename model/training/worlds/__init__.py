@@ -1,0 +1,1 @@
+"""Synthetic worlds: endless seeded videos and questions with exact answers."""
