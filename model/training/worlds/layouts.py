@@ -77,6 +77,12 @@ LAYOUTS = {"train": tuple(_TRAIN), "test": tuple(_TEST)}
 _ALL = _TRAIN | _TEST
 
 
+def leads_across(name: str) -> bool:
+    """Whether the way to the next card has the card's whole width."""
+    kind, *children = _ALL[name][1]
+    return kind == "rows" and any(child == "goto" for _, child in children)
+
+
 def layout_shape(name: str) -> float:
     """Width over height of the layout's cards."""
     return _ALL[name][0]

@@ -12,6 +12,11 @@ from .painting import Numbers, axes, finish
 
 BLOCK = 120  # frames with three cuts
 THINGS = 6  # that stand or move about in a scene
+MATTER = (  # red, green and blue of leaves, earth, sand, stone, brick, wood, sea, sky, snow, road
+    *((0.24, 0.36, 0.14), (0.38, 0.27, 0.18), (0.76, 0.66, 0.48), (0.5, 0.49, 0.47)),
+    *((0.55, 0.29, 0.22), (0.48, 0.33, 0.2), (0.14, 0.32, 0.44), (0.5, 0.68, 0.88)),
+    *((0.9, 0.92, 0.95), (0.26, 0.26, 0.28), (0.85, 0.72, 0.62), (0.1, 0.12, 0.2)),
+)
 GPU_CHUNK, CPU_CHUNK = 512, 8
 
 
@@ -112,8 +117,9 @@ def paint_scenes(
     tiles = bank[p["tiles"].long()]
     x, y = axes(size, device)
     camera = p["camera"][..., None, None]
-    u = x * camera[:, 0] - y * camera[:, 1] + camera[:, 2]
-    v = x * camera[:, 1] + y * camera[:, 0] + camera[:, 3]
+    near = 1 + (p["level"][:, 0, None, None] - y).clamp(-1.2, 0.2) * p["level"][:, 2, None, None]
+    u = x * near * camera[:, 0] - y * camera[:, 1] + camera[:, 2]
+    v = x * camera[:, 1] + y * near * camera[:, 0] + camera[:, 3]
     warp = _warp(bank, p, size)
     fine = look_up(tiles[:, :2], u + warp[:, 0], v + warp[:, 1])
     finer = look_up(tiles[:, 2:], u * 2.7 + warp[:, 1], v * 2.7 + warp[:, 0])
@@ -121,6 +127,8 @@ def paint_scenes(
     sky = _mix(p, "sky", fine[:, 1] * 0.6 + y * 0.3, fine[:, 0])
     level = (p["level"][:, 0, None, None] - y + fine[:, 0] * 0.12) * p["level"][:, 1, None, None]
     image = ground + (sky - ground) * level.clamp(0, 1)[:, None]
+    bumps = finer[:, 1] * p["bumps"][:, 0, None, None] + fine[:, 1] * p["bumps"][:, 1, None, None]
+    image = image * (1 + bumps)[:, None]
     for thing in range(THINGS):
         image = _thing(p, thing, image, x, y, fine, finer)
     dim = 1 - (x * x + y * y) * p["vignette"][:, None, None]
@@ -186,7 +194,8 @@ def _scene(shots: np.ndarray, time: np.ndarray) -> dict[str, np.ndarray]:
         "ground": _palette(draw, "ground"),
         "sky": _palette(draw, "sky"),
         "sharp": draw("sharp", 0.5, 4.0),
-        "level": np.stack([level, draw("edge", 2, 60)], -1),
+        "level": np.stack([level, draw("edge", 2, 60), draw("depth", 0, 0.6) * open_air], -1),
+        "bumps": draw("bumps", 0.0, 0.4, 2),
         "vignette": draw("vignette", 0, 0.2),
         "things": things,
         "colours": colours,
@@ -203,13 +212,15 @@ def _moved(draw: Draws, name: str, time: np.ndarray, speed: float) -> np.ndarray
 
 
 def _palette(draw: Draws, name: str) -> np.ndarray:
-    """Three colours that go together: [B, 3, 3]. From night to snow, from grey to gaudy."""
-    base = draw(name, 0.0, 1.0)[:, None, None] ** 1.2
-    spread = draw(name + " spread", 0.08, 0.4)[:, None, None]
-    hue = draw(name + " hue", -1, 1, 3)[:, None] * draw(name + " vivid", 0, 0.45)[:, None, None]
+    """Three colours that go together: [B, 3, 3]. Mostly earth, leaves, walls and skies."""
+    base = draw(name, 0.0, 1.0)[:, None] ** 1.2
+    hue = draw(name + " hue", -1, 1, 3) * draw(name + " vivid", 0, 0.45)[:, None]
+    known = np.array(MATTER)[draw.pick(name + " matter", len(MATTER))]
+    base = np.where(draw.chance(name + " known", 0.65)[:, None], known, base + hue)[:, None]
+    spread = draw(name + " spread", 0.08, 0.35)[:, None, None]
     each = draw(name + " each", -1, 1, 9).reshape(-1, 3, 3)
     step = draw(name + " step", -1, 1, 3)[..., None]
-    return (base + hue + spread * (step + 0.35 * each)).clip(0.01, 1.0)
+    return (base + spread * (step + 0.3 * each)).clip(0.01, 1.0)
 
 
 def _things(draw: Draws, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -87,9 +87,10 @@ def _colours(draw: Draws, cards: Sequence[Card], styles: Sequence[Style]) -> Pla
     """Of paper, ink and shape, such that what is on the paper stands out; and its pattern."""
     fill = named_colour(draw, [card.colour for card in cards])
     kind = {name: np.array([[style.paper == name] for style in styles]) for name in PATTERNED}
-    bright = draw("paper", 0.85, 1.0)[..., None] - draw("tint", 0.0, 0.09, 3)
-    deep = draw("deep", 0.03, 0.13)[..., None] + draw("deep tint", 0.0, 0.09, 3)
-    dark = draw.chance("night", 0.15) | kind["dark"] | kind["slate"]
+    tint = np.where(draw.chance("tinted", 0.3), draw("tint", 0.1, 0.3), 0.08)[..., None]
+    bright = draw("paper", 0.86, 1.0)[..., None] - draw("tints", 0.0, 1.0, 3) * tint
+    deep = draw("deep", 0.02, 0.1)[..., None] + draw("deep tints", 0.0, 1.0, 3) * tint
+    dark = draw.chance("night", 0.1) | kind["dark"] | kind["slate"]
     paper = np.where(dark[..., None], deep, bright)
     faint = np.linalg.norm(paper - fill, axis=-1) < CONTRAST
     dark = dark ^ faint

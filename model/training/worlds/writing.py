@@ -9,7 +9,7 @@ import numpy as np
 
 from .fonts import CELL, LEFT, PITCH, TOP, FontSet, glyph_ids
 from .hashing import Draws
-from .layouts import BACK, FRONT, PARTS, boxes
+from .layouts import BACK, FRONT, PARTS, boxes, leads_across
 from .shapes import SHAPES
 
 Plan = dict[str, np.ndarray]
@@ -61,6 +61,7 @@ def writing(
 ) -> Plan:
     """The places of shape and lines of text, and the text as glyphs."""
     short = draw.chance("one line", 0.6)[:, 0]
+    short = short & np.array([leads_across(style.layout) for style in styles])
     written = [_lines(c, bool(s)) for c, s in zip(cards, short, strict=True)]
     case = draw("case")[:, 0]
     texts = [[_cased(t, c) for t in lines] for lines, c in zip(written, case, strict=True)]
@@ -141,10 +142,10 @@ def _fit(
     """
     half = half[..., None, :]
     middle = (places[..., :2] + places[..., 2:]) / 2 * half * SHOWN
-    size = (places[..., 2:] - places[..., :2]) * half * SHOWN * 0.92
+    size = (places[..., 2:] - places[..., :2]) * half * SHOWN * 0.95
     size = np.where(np.isnan(size), 1.0, size)
     middle = np.where(np.isnan(middle), 9.0, middle)
-    full = draw("filled", 0.84, 1.0, len(PARTS))
+    full = draw("filled", 0.88, 1.0, len(PARTS))
     tall = np.concatenate([0 * low[..., :1] + 2, 1.2 + 0.25 * low], -1)
     wide = np.concatenate([0 * low[..., :1] + 2, width + 1e-9 + np.abs(slant[:, :1])], -1)
     y = size[..., 1] / tall * full
