@@ -11,20 +11,28 @@ import torch
 from .fonts import TEST, TRAIN, FontSet, check_split, glyph_ids, stroke_fonts
 from .layouts import LAYOUTS, check_parts
 from .natural import paint_scenes
-from .painting import Numbers, finish, paint_cards
+from .painting import Numbers, finish, frames_at_once, paint_cards
 from .placing import plan
 from .shapes import COLOURS, SHAPES
 from .vocabulary import NUMBERS, PAPERS, SIDES, WORDS
 from .writing import LONGEST, Card, Plan, Style
 
 __all__ = [
-    *("COLOURS", "FONTS", "LAYOUTS", "NUMBERS", "PAPERS", "SHAPES", "SIDES", "WORDS"),
-    *("Card", "Style", "random_style", "render_cards"),
+    "COLOURS",
+    "FONTS",
+    "LAYOUTS",
+    "NUMBERS",
+    "PAPERS",
+    "SHAPES",
+    "SIDES",
+    "WORDS",
+    "Card",
+    "Style",
+    "random_style",
+    "render_cards",
 ]
 
 FONTS = {"train": tuple(TRAIN), "test": tuple(TEST)}
-CHUNK = 8  # frames at a time on a CPU: what its caches hold
-GPU_CHUNK = 512
 
 
 def random_style(rng: random.Random, split: str = "train", fonts: FontSet | None = None) -> Style:
@@ -35,10 +43,12 @@ def random_style(rng: random.Random, split: str = "train", fonts: FontSet | None
         fonts: to choose from; ours if None.
 
     Raises:
-        ValueError: an unknown part.
+        ValueError: an unknown part, or one without a font.
     """
     check_split(split)
-    names = (fonts or stroke_fonts()).part(split) if fonts else _part(FONTS, split)
+    names = fonts.part(split) if fonts else _part(FONTS, split)
+    if not names:
+        raise ValueError(f"fonts: expected one for {split!r} at least, got none")
     return Style(
         rng.choice(names),
         rng.choice(_part(LAYOUTS, split)),
@@ -92,7 +102,7 @@ def render_cards(
     if not cards:
         return torch.zeros(0, frames, size, size, 3, dtype=torch.uint8, device=device)
     planned = plan(cards, styles, sides, motion, fonts)
-    step = max(1, (CHUNK if device.type == "cpu" else GPU_CHUNK) // frames)
+    step = max(1, frames_at_once(size, device) // frames)
     done = []
     for i in range(0, len(cards), step):
         numbers = on_device(planned, slice(i, i + step), device)

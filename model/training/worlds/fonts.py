@@ -51,7 +51,9 @@ class FontSet:
     def part(self, split: str) -> tuple[str, ...]:
         """Names of the fonts of "train", "test" or "all"."""
         check_split(split)
-        return tuple(n for n in self.names if split == "all" or (n in self.test) == (split == "test"))
+        return tuple(
+            n for n in self.names if split == "all" or (n in self.test) == (split == "test")
+        )
 
     def on(self, device: torch.device) -> torch.Tensor:
         """The atlas on a device, copied there once."""
@@ -157,7 +159,9 @@ def glyph_ids(text: str) -> list[int]:
         ValueError: a character that fonts do not have.
     """
     if odd := sorted(set(text) - set(GLYPHS)):
-        raise ValueError(f"text: expected characters of {GLYPHS!r}, got {''.join(odd)!r} in {text!r}")
+        raise ValueError(
+            f"text: expected characters of {GLYPHS!r}, got {''.join(odd)!r} in {text!r}"
+        )
     return [GLYPHS.index(character) for character in text]
 
 

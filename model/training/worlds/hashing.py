@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -28,6 +30,17 @@ def mix(*keys: int | np.ndarray) -> np.ndarray:
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
     return state
+
+
+def held_out(names: Iterable[str], share: float = 0.3) -> frozenset[str]:
+    """Which names are for testing only: this share of them but at least one, by their hashes.
+
+    Example:
+        >>> sorted(held_out(["a", "b", "c", "d"]))
+        ['d']
+    """
+    ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
+    return frozenset(ranked[: max(1, round(share * len(ranked)))])
 
 
 class Draws:

@@ -7,8 +7,9 @@ from typing import Protocol
 import torch
 
 from .natural import NaturalHaystack
+from .real import VideoHaystack
 
-__all__ = ["Haystack", "NaturalHaystack"]
+__all__ = ["Haystack", "NaturalHaystack", "VideoHaystack"]
 
 
 class Haystack(Protocol):

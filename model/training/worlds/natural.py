@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from .hashing import Draws, mix
 from .noise import look_up, noise_bank
-from .painting import Numbers, axes, finish
+from .painting import Numbers, axes, finish, frames_at_once
 
 BLOCK = 120  # frames with three cuts
 THINGS = 6  # that stand or move about in a scene
@@ -17,7 +17,6 @@ MATTER = (  # red, green and blue of leaves, earth, sand, stone, brick, wood, se
     *((0.55, 0.29, 0.22), (0.48, 0.33, 0.2), (0.14, 0.32, 0.44), (0.5, 0.68, 0.88)),
     *((0.9, 0.92, 0.95), (0.26, 0.26, 0.28), (0.85, 0.72, 0.62), (0.1, 0.12, 0.2)),
 )
-GPU_CHUNK, CPU_CHUNK = 512, 8
 
 
 class NaturalHaystack:
@@ -56,12 +55,14 @@ class NaturalHaystack:
         device = torch.device(device)
         number = indices.cpu().numpy()
         shots, time = self._shots(number)
-        step = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+        step = frames_at_once(size, device)
         done = [torch.zeros(0, size, size, 3, dtype=torch.uint8, device=device)]
         for i in range(0, len(number), step):
             some = slice(i, i + step)
             image = paint_scenes(shots[some], time[some], size, device)
-            done.append(finish(_look(mix(self.seed, number[some]), shots[some], device), image))
+            done.append(
+                finish(finish_look(mix(self.seed, number[some]), shots[some], device), image)
+            )
         return torch.cat(done)
 
     def _shots(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +86,7 @@ def check_frames(indices: torch.Tensor, size: int) -> None:
         raise ValueError(f"size: expected at least 1, got {size}")
 
 
-def _look(frames: np.ndarray, shots: np.ndarray, device: torch.device) -> Numbers:
+def finish_look(frames: np.ndarray, shots: np.ndarray, device: torch.device) -> Numbers:
     """What `finish` is to do to every frame."""
     each, draw = Draws(frames.view(np.int64)), Draws(shots)
     found = {

@@ -10,6 +10,7 @@ from .noise import TILE, look_up, noise_bank, white_tile
 from .shapes import REACH, SHAPES, SIDE, shape_atlas
 
 Numbers = dict[str, torch.Tensor]  # of B frames each
+CPU_PIXELS, GPU_PIXELS = 2**19, 2**25  # at a time: what a CPU's caches hold, what fills a GPU
 
 
 def paint_cards(p: Numbers, behind: torch.Tensor, fonts: FontSet) -> torch.Tensor:
@@ -32,6 +33,11 @@ def paint_cards(p: Numbers, behind: torch.Tensor, fonts: FontSet) -> torch.Tenso
     for line in range(p["offsets"].shape[1]):
         image = _over(image, p["ink"][..., None, None], _line(p, line, u, v, pixel, fonts))
     return image
+
+
+def frames_at_once(size: int, device: torch.device) -> int:
+    """How many frames to paint together."""
+    return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (size * size))
 
 
 def finish(p: Numbers, image: torch.Tensor) -> torch.Tensor:
@@ -78,7 +84,9 @@ def _places(view: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return u, (x * _at(view, 2) + y * _at(view, 3)) / deep
 
 
-def _box(u: torch.Tensor, v: torch.Tensor, half: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+def _box(
+    u: torch.Tensor, v: torch.Tensor, half: torch.Tensor, radius: torch.Tensor
+) -> torch.Tensor:
     """Distances to a box with round corners."""
     x = u.abs() - _at(half - radius, 0)
     y = v.abs() - _at(half - radius, 1)
@@ -124,7 +132,9 @@ def _shape(
     p: Numbers, image: torch.Tensor, u: torch.Tensor, v: torch.Tensor, pixel: torch.Tensor
 ) -> torch.Tensor:
     x, y = _put(p, 0, u, v)
-    rows = (_wide(p["shape"]) * 2 + 1 - y.clamp(-REACH, REACH) * ((1 - 1 / SIDE) / REACH)) / len(SHAPES)
+    rows = (_wide(p["shape"]) * 2 + 1 - y.clamp(-REACH, REACH) * ((1 - 1 / SIDE) / REACH)) / len(
+        SHAPES
+    )
     atlas = shape_atlas().to(u.device).reshape(1, 1, -1, SIDE)
     found = look_up(atlas.expand(len(u), -1, -1, -1), x / REACH, rows - 1)[:, 0]
     found = found.maximum(x.abs().maximum(y.abs()) - REACH + 0.06)

@@ -11,10 +11,21 @@ from .hashing import Draws, mix
 from .layouts import layout_shape
 from .noise import TILE
 from .shapes import COLOURS
+from .vocabulary import SIDES
 from .writing import SHOWN, Card, Plan, Style, writing
 
 CONTRAST = 0.33  # least distance between paper and what is on it, of 0 to 1 a channel
-PATTERNED = "gradient", "lined", "squared", "dotted", "textured", "framed", "banded", "dark", "slate"
+PATTERNED = (
+    "gradient",
+    "lined",
+    "squared",
+    "dotted",
+    "textured",
+    "framed",
+    "banded",
+    "dark",
+    "slate",
+)
 RULES = {"lined": 1.0, "squared": 2.0, "dotted": 3.0}
 
 
@@ -37,7 +48,7 @@ def plan(
     time = (np.arange(moments) + 0.5) / moments - 0.5 if motion else np.zeros(moments)
     half = _sizes(draw, [layout_shape(style.layout) for style in styles])
     found = _view(draw, each, half, time, motion)
-    found |= _colours(draw, cards, styles)
+    found |= _colours(draw, cards, styles, sides)
     found |= writing(draw, cards, styles, sides, half, fonts)
     found |= _finish(draw, each, time, motion)
     found["behind"] = draw("behind", 0, 2.0**40).astype(np.int64)
@@ -83,7 +94,9 @@ def _view(draw: Draws, each: Draws, half: np.ndarray, time: np.ndarray, motion: 
     }
 
 
-def _colours(draw: Draws, cards: Sequence[Card], styles: Sequence[Style]) -> Plan:
+def _colours(
+    draw: Draws, cards: Sequence[Card], styles: Sequence[Style], sides: np.ndarray
+) -> Plan:
     """Of paper, ink and shape, such that what is on the paper stands out; and its pattern."""
     fill = named_colour(draw, [card.colour for card in cards])
     kind = {name: np.array([[style.paper == name] for style in styles]) for name in PATTERNED}
@@ -93,7 +106,7 @@ def _colours(draw: Draws, cards: Sequence[Card], styles: Sequence[Style]) -> Pla
     dark = draw.chance("night", 0.1) | kind["dark"] | kind["slate"]
     paper = np.where(dark[..., None], deep, bright)
     faint = np.linalg.norm(paper - fill, axis=-1) < CONTRAST
-    dark = dark ^ faint
+    dark = dark ^ (faint & (sides != SIDES.index("back")))  # a back tells nothing of the front
     paper = np.where(dark[..., None], deep, bright)
     black = draw("ink", 0.0, 0.12)[..., None] + draw("ink tint", 0, 0.14, 3)
     white = draw("chalk", 0.88, 1.0)[..., None] - draw("chalk tint", 0, 0.12, 3)
