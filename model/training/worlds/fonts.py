@@ -15,7 +15,7 @@ from .strokes import STEPS, Stroke, skeletons
 
 GLYPHS = " ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.:>/#!?"
 PITCH = 30  # pixels of a capital's height in the atlas
-CELL = 50, 60  # pixels of a glyph's cell: height, width
+CELL = 52, 60  # pixels of a glyph's cell: height, width
 LEFT, TOP = -0.22, 1.22  # where a cell's corner lies, in heights of a capital
 FAR = 0.25  # distances end there
 
@@ -26,7 +26,7 @@ class FontSet:
 
     Attributes:
         names: one a font.
-        atlas: float32 [fonts * 50, glyphs * 60], distances to the ink in heights of a capital,
+        atlas: float32 [fonts * 52, glyphs * 60], distances to the ink in heights of a capital,
             negative inside; a row of cells a font, a column a character of `GLYPHS`.
         advance: float32 [fonts, glyphs], widths including the space around.
         slant: float32 [fonts], how far a capital leans to the right.
@@ -112,7 +112,7 @@ TRAIN = {
     "light": Family(0.034, alternates="alG"),
     "narrow": Family(0.062, width=0.72, alternates="aItM"),
     "wide": Family(0.072, width=1.28, alternates="I"),
-    "leaning": Family(0.065, slant=0.22, alternates="y7"),
+    "leaning": Family(0.072, width=0.9, slant=0.22, alternates="y7"),
     "slab": Family(0.055, serif=0.13, square=True, alternates="a1l"),
     "roman": Family(0.085, contrast=0.62, serif=0.1, square=True, alternates="a1tlM"),
     "squarish": Family(0.068, power=5.0, square=True, alternates="l1G"),
@@ -166,7 +166,7 @@ def glyph_ids(text: str) -> list[int]:
 
 
 def cell_grid() -> torch.Tensor:
-    """Where the pixels of a cell lie: float32 [50, 60, 2], x and y in heights of a capital."""
+    """Where the pixels of a cell lie: float32 [52, 60, 2], x and y in heights of a capital."""
     x = LEFT + (torch.arange(CELL[1]) + 0.5) / PITCH
     y = TOP - (torch.arange(CELL[0]) + 0.5) / PITCH
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
@@ -238,7 +238,7 @@ def _thicken(stroke: Stroke, family: Family) -> np.ndarray:
 
 
 def _cell(pieces: np.ndarray, family: Family) -> torch.Tensor:
-    """Distances to the ink in one cell: float32 [50, 60]."""
+    """Distances to the ink in one cell: float32 [52, 60]."""
     grid = cell_grid().reshape(-1, 2, 1).numpy()
     x0, y0, x1, y1, half, begin, end = pieces.T.astype(np.float32)
     length = np.hypot(x1 - x0, y1 - y0)

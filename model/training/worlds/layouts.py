@@ -100,8 +100,8 @@ def boxes(name: str, parts: frozenset[str]) -> tuple[Box | None, ...]:
         (left, top, right, bottom) each, in a card that goes from -1 to 1, y downwards.
 
     Example:
-        >>> boxes("stack", frozenset(("shape", "number")))[:2]
-        ((-1, -1.0, 1, 0.11...), (-1, 0.11..., 1, 1.0))
+        >>> boxes("stack", frozenset(("shape", "number")))[0]
+        (-1, -1, 1, 0.111...)
     """
     found: dict[str, Box] = {}
     tree = _prune(_ALL[name][1], parts)

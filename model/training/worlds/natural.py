@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from .hashing import Draws, mix
 from .noise import look_up, noise_bank
 from .painting import Numbers, axes, finish, frames_at_once
+from .shapes import COLOURS
 
 BLOCK = 120  # frames with three cuts
 THINGS = 6  # that stand or move about in a scene
@@ -20,7 +21,7 @@ MATTER = (  # red, green and blue of leaves, earth, sand, stone, brick, wood, se
 
 
 class NaturalHaystack:
-    """Shots of 10 to 60 frames: textured grounds, skies and things, seen by a moving camera.
+    """Shots of 10 to 70 frames: textured grounds, skies and things, seen by a moving camera.
 
     Colours and brightness cover those of cards, so that neither tells a card from what is around.
     No two of the first million frames are alike.
@@ -227,6 +228,7 @@ def _palette(draw: Draws, name: str) -> np.ndarray:
 def _things(draw: Draws, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Colours [B, things, 3], and where and how everything stands [B, things, 13]."""
     colours, found = [], []
+    gaudy = np.array([np.mean(ends, axis=0) / 255 for ends in COLOURS.values()])
     for i in range(THINGS):
         name = f"thing {i} "
         there = draw.chance(name + "there", 0.65)
@@ -242,5 +244,7 @@ def _things(draw: Draws, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found.append(np.stack(columns, -1))
         grey = draw(name + "grey", 0.02, 1.0)[:, None]
         vivid = draw(name + "vivid")[:, None]
-        colours.append(grey + (draw(name + "colour", 0, 1, 3) - grey) * vivid)
+        mixed = grey + (draw(name + "colour", 0, 1, 3) - grey) * vivid
+        named = gaudy[draw.pick(name + "named", len(gaudy))]
+        colours.append(np.where(draw.chance(name + "gaudy", 0.4)[:, None], named, mixed))
     return np.stack(colours, 1), np.stack(found, 1)

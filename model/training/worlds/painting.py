@@ -150,8 +150,8 @@ def _line(
     x, y = _put(p, line + 1, u, v)
     width = _wide(p["edges"][:, line, -1])
     outside = (x - width / 2).abs() - width / 2
-    outside = outside.maximum((y - 0.39).abs() - 0.82)
-    x, y = x.maximum(width * 0).minimum(width), y.clamp(-0.42, 1.2)
+    outside = outside.maximum((y - 0.37).abs() - 0.84)
+    x, y = x.maximum(width * 0).minimum(width), y.clamp(-0.48, 1.2)
     ends = p["edges"][:, line, 1:-1].contiguous()
     glyph = torch.searchsorted(ends, x.flatten(1), right=True)
     glyph = glyph.minimum(p["last"][:, line, None].long())

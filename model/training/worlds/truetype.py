@@ -110,7 +110,7 @@ def _mask(font: Any, character: str) -> tuple[bytes, np.ndarray, float]:
 
 
 def _distances(mask: np.ndarray) -> torch.Tensor:
-    """Distances to the ink of a fine cell: float32 [50, 60]."""
+    """Distances to the ink of a fine cell: float32 [52, 60]."""
     signed = _nearest(mask) - _nearest(~mask)
     return torch.from_numpy((signed / (PITCH * FINER)).clip(-FAR, FAR).astype(np.float32))
 
