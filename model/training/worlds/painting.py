@@ -135,7 +135,7 @@ def _shape(
     rows = (_wide(p["shape"]) * 2 + 1 - y.clamp(-REACH, REACH) * ((1 - 1 / SIDE) / REACH)) / len(
         SHAPES
     )
-    atlas = shape_atlas().to(u.device).reshape(1, 1, -1, SIDE)
+    atlas = shape_atlas(str(u.device)).reshape(1, 1, -1, SIDE)
     found = look_up(atlas.expand(len(u), -1, -1, -1), x / REACH, rows - 1)[:, 0]
     found = found.maximum(x.abs().maximum(y.abs()) - REACH + 0.06)
     pixel = pixel / p["scale"][:, 0]

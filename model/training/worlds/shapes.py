@@ -31,8 +31,10 @@ Field = torch.Tensor  # distances, float64 [SIDE, SIDE]
 
 
 @cache
-def shape_atlas() -> torch.Tensor:
+def shape_atlas(device: str = "cpu") -> torch.Tensor:
     """Distances to every shape of `SHAPES`: float32 [shapes, 128, 128], negative inside."""
+    if device != "cpu":
+        return shape_atlas().to(device)
     return torch.stack([draw(_grid()) for draw in SHAPES.values()]).float()
 
 
