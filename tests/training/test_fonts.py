@@ -1,5 +1,6 @@
 """Fonts: whole, unlike each other, and split by family."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hico.model.training.worlds.fonts import (
     stroke_fonts,
 )
 from hico.model.training.worlds.strokes import skeletons
-from hico.model.training.worlds.truetype import truetype_fonts
+from hico.model.training.worlds.truetype import font_files, truetype_fonts
 
 
 def cells(fonts):
@@ -27,10 +28,21 @@ def cells(fonts):
 
 
 @pytest.fixture(scope="module")
-def dejavu():
-    """Two fonts of files, as matplotlib brings them."""
+def files(tmp_path_factory):
+    """Some of the fonts that matplotlib brings, and one without plain letters."""
     pytest.importorskip("PIL")
-    return truetype_fonts()
+    matplotlib = pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("fonts")
+    for name in ("DejaVuSans", "DejaVuSerif-Bold", "cmr10", "STIXGeneral", "STIXSizOneSymReg"):
+        shutil.copy(f"{matplotlib.get_data_path()}/fonts/ttf/{name}.ttf", folder)
+    return truetype_fonts(folder)
+
+
+def test_fonts_of_matplotlib_are_found():
+    matplotlib = pytest.importorskip("matplotlib")
+    found = {path.name for path in font_files(None)}
+    assert "DejaVuSans.ttf" in found and "cmsy10.ttf" not in found
+    assert all(Path(matplotlib.get_data_path()) in path.parents for path in font_files(None))
 
 
 def test_every_character_has_a_skeleton_of_its_own():
@@ -77,25 +89,22 @@ def test_letters_and_digits_of_a_font_differ():
         assert share.min() > 0.06
 
 
-def test_files_become_fonts_like_ours(dejavu):
-    train, test = dejavu.part("train"), dejavu.part("test")
+def test_files_become_fonts_like_ours(files):
+    train, test = files.part("train"), files.part("test")
     assert train and test and not set(train) & set(test)
-    families = [
-        {name.split(" ")[0:2][-1] for name in part if "DejaVu" in name} for part in (train, test)
-    ]
-    assert not families[0] & families[1]
-    both = stroke_fonts() + dejavu
+    assert set(train + test) == {"DejaVu Sans", "DejaVu Serif Bold", "cmr10", "STIXGeneral"}
+    both = stroke_fonts() + files
     cards, styles = some_cards(12, fonts=both, split="test")
     assert {style.font for style in styles} <= set(both.part("test"))
     frames = render_cards(cards, styles, 32, 2, fonts=both)
     assert frames.shape == (12, 2, 32, 32, 3)
     with pytest.raises(ValueError, match="fonts: expected different names, got .* twice"):
-        dejavu + dejavu
+        files + files
 
 
-def test_ink_of_files_is_where_ours_is(dejavu):
-    place = dejavu.names.index("DejaVu Sans")
-    inside = (cells(dejavu)[place, 1:63] < 0).flatten(1).float()
+def test_ink_of_files_is_where_ours_is(files):
+    place = files.names.index("DejaVu Sans")
+    inside = (cells(files)[place, 1:63] < 0).flatten(1).float()
     ours = (cells(stroke_fonts())[0, 1:63] < 0).flatten(1).float()
     common = (inside * ours).sum(1) / (inside.sum(1) + ours.sum(1)) * 2
     assert common.mean() > 0.4

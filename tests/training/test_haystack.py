@@ -60,6 +60,7 @@ def test_held_out_names_do_not_change_when_they_are_told_again():
 def test_noise_has_no_seams_and_the_right_size():
     bank = noise_bank()
     assert bank.shape == (6, 256, 256) and bank.abs().max() <= 1
+    assert noise_bank("cpu", 32).shape == (6, 64, 64)
     seam = (bank[:, 0] - bank[:, -1]).abs().mean(1)
     inside = (bank[:, 100] - bank[:, 101]).abs().mean(1)
     assert (seam < 2 * inside + 0.02).all()

@@ -115,7 +115,7 @@ def paint_scenes(
         name: torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
         for name, array in _scene(shots, np.asarray(time, np.float64)).items()
     }
-    bank = noise_bank(str(device))
+    bank = noise_bank(str(device), size)
     tiles = bank[p["tiles"].long()]
     x, y = axes(size, device)
     camera = p["camera"][..., None, None]

@@ -15,8 +15,15 @@ KINDS = "rough", "smooth", "cloudy", "grain", "cells", "soft"
 
 
 @cache
-def noise_bank(device: str = "cpu") -> torch.Tensor:
-    """One tile a kind of `KINDS`: float32 [6, 256, 256], between -1 and 1, without seams."""
+def noise_bank(device: str = "cpu", size: int = TILE) -> torch.Tensor:
+    """One tile a kind of `KINDS`: float32 [6, side, side], between -1 and 1, without seams.
+
+    Args:
+        device: where it is to lie.
+        size: pixels of the pictures that it is for: a side is 256, or 64 for small ones.
+    """
+    if size < TILE // 2:
+        return F.avg_pool2d(noise_bank(), 4).to(device)
     if device != "cpu":
         return noise_bank().to(device)
     tiles = [_filtered(1, 0.8), _filtered(2, 1.35), _filtered(3, 1.9), _filtered(4, 0.9, 6.0)]

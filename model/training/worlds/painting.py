@@ -107,7 +107,7 @@ def _paper(
     p: Numbers, u: torch.Tensor, v: torch.Tensor, edge: torch.Tensor, pixel: torch.Tensor
 ) -> torch.Tensor:
     """The bare card: [B, 3, S, S]."""
-    bank = noise_bank(str(u.device))[p["tile"].long()][:, None]
+    bank = noise_bank(str(u.device), u.shape[-1])[p["tile"].long()][:, None]
     tile = look_up(bank, u * 0.45 + _at(p["tile at"], 0), v * 0.45 + _at(p["tile at"], 1))[:, 0]
     light = tile * _wide(p["rough"]) + u * _at(p["slope"], 0) + v * _at(p["slope"], 1)
     light = light + _cover(_wide(p["band at"]) - v, pixel) * _wide(p["band"])

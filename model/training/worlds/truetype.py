@@ -36,7 +36,7 @@ def truetype_fonts(folder: str | os.PathLike[str] | None = None) -> FontSet:
         ValueError: no font in it that has all characters of `GLYPHS`.
     """
     image_font = _required("PIL.ImageFont", "hico[worlds]")
-    files = _files(folder)
+    files = font_files(folder)
     drawn: dict[str, tuple[str, torch.Tensor, torch.Tensor]] = {}
     for file in files:
         family, name, cells, advance = _draw_font(image_font, file)
@@ -54,7 +54,8 @@ def truetype_fonts(folder: str | os.PathLike[str] | None = None) -> FontSet:
     )
 
 
-def _files(folder: str | os.PathLike[str] | None) -> list[Path]:
+def font_files(folder: str | os.PathLike[str] | None) -> list[Path]:
+    """The files that `truetype_fonts` reads, by path; raises as it does."""
     if folder is not None:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"fonts: expected a folder, got {folder}")
