@@ -181,6 +181,13 @@ def test_bad_videos_are_named(videos, given, split, error, message):
         VideoHaystack(given, 1, split=split)
 
 
+def test_a_video_ships():
+    pytest.importorskip("av")
+    hay = VideoHaystack(None, 1)
+    assert [file.name for file in hay.files] == ["demo.mp4"]
+    assert repeats(hay.frames(torch.arange(0, 400, 20), 32)) == 0
+
+
 def test_a_file_that_is_no_video_is_named(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video at all")
     with pytest.raises(ValueError, match="bad.mp4"):

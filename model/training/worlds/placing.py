@@ -14,7 +14,7 @@ from .shapes import COLOURS
 from .vocabulary import SIDES
 from .writing import SHOWN, Card, Plan, Style, writing
 
-CONTRAST = 0.33  # least distance between paper and what is on it, of 0 to 1 a channel
+CONTRAST = 0.36  # least distance between paper and what is on it, of 0 to 1 a channel
 PATTERNED = (
     "gradient",
     "lined",
@@ -100,23 +100,22 @@ def _colours(
     """Of paper, ink and shape, such that what is on the paper stands out; and its pattern."""
     fill = named_colour(draw, [card.colour for card in cards])
     kind = {name: np.array([[style.paper == name] for style in styles]) for name in PATTERNED}
-    tint = np.where(draw.chance("tinted", 0.3), draw("tint", 0.1, 0.3), 0.08)[..., None]
-    bright = draw("paper", 0.86, 1.0)[..., None] - draw("tints", 0.0, 1.0, 3) * tint
-    deep = draw("deep", 0.02, 0.1)[..., None] + draw("deep tints", 0.0, 1.0, 3) * tint
+    tint = _tint(draw, "tint", 0.35, 0.45)
+    bright, deep = draw("paper", 0.86, 1.0, 1) - tint, draw("deep", 0.02, 0.1, 1) + tint
     dark = draw.chance("night", 0.1) | kind["dark"] | kind["slate"]
     paper = np.where(dark[..., None], deep, bright)
     faint = np.linalg.norm(paper - fill, axis=-1) < CONTRAST
     dark = dark ^ (faint & (sides != SIDES.index("back")))  # a back tells nothing of the front
     paper = np.where(dark[..., None], deep, bright)
-    black = draw("ink", 0.0, 0.12)[..., None] + draw("ink tint", 0, 0.14, 3)
-    white = draw("chalk", 0.88, 1.0)[..., None] - draw("chalk tint", 0, 0.12, 3)
+    black = draw("ink", 0.0, 0.12, 1) + _tint(draw, "ink tint", 0.3, 0.3)
+    white = draw("chalk", 0.9, 1.0, 1) - _tint(draw, "chalk tint", 0.3, 0.3)
     ink = np.where(dark[..., None], white, black)
     rim = np.where(draw.chance("rimmed", 0.3), draw("rim width", 0.05, 0.13), 0.0)
     rule = sum(number * kind[name] for name, number in RULES.items())
     sign = np.where(dark, 1.0, -1.0)  # patterns go towards the ink
     strength = {
-        "slope": 0.08 * (kind["gradient"] | draw.chance("sloped", 0.3)),
-        "rough": np.where(kind["textured"] | kind["slate"], 0.09, 0.02),
+        "slope": np.where(kind["gradient"], 0.15, 0.07 * draw.chance("sloped", 0.3)),
+        "rough": np.where(kind["textured"] | kind["slate"], 0.13, 0.02),
         "ruled": 0.13 * sign * (rule > 0),
         "frame": 0.8 * (kind["framed"] | draw.chance("frame", 0.1)),
         "band": 0.07 * sign * kind["banded"],
@@ -139,6 +138,14 @@ def _colours(
         "line": draw("line", 0.008, 0.02),
         "band at": np.where(draw.chance("band side", 0.5), -1.0, 1.0) * draw("band", 0.3, 0.7),
     }
+
+
+def _tint(draw: Draws, name: str, probability: float, most: float) -> np.ndarray:
+    """What makes black or white coloured [n, 1, 3]: 0 in one channel, often little in all."""
+    much = draw.chance(name + " much", probability)
+    strength = np.where(much, draw(name + " of", 0.15, most), 0.08)[..., None]
+    each = draw(name, 0.0, 1.0, 3)
+    return (each - each.min(-1, keepdims=True)) * strength
 
 
 def named_colour(draw: Draws, names: Sequence[str]) -> np.ndarray:

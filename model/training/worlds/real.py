@@ -17,6 +17,7 @@ from .hashing import Draws, held_out, mix
 from .natural import check_frames, finish_look
 from .painting import axes, finish
 
+SHIPPED = Path(__file__).parents[2] / "data" / "demo.mp4"
 SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts"}
 SHOT = 40  # frames
 READ = 32  # frames at a time, as many as are in memory while they are cut
@@ -29,7 +30,7 @@ class VideoHaystack:
     Endless: a frame of a video that comes again is cut, moved and lit differently.
 
     Args:
-        videos: a folder, searched with all below it, or files.
+        videos: a folder, searched with all below it, or files; None for the one that ships.
         seed: another seed, other shots.
         split: "train" and "test" have no video in common (see `split_files`); "all" has all.
         backend: see `open_video`.
@@ -50,14 +51,14 @@ class VideoHaystack:
 
     def __init__(
         self,
-        videos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        videos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
         seed: int,
         split: str = "all",
         backend: str = "auto",
         memory: int = 2**28,
     ) -> None:
         self.seed, self.name = seed, f"video-{seed}"
-        self.files = split_files(_listed(videos), split)
+        self.files = split_files(_listed(SHIPPED if videos is None else videos), split)
         self._backend, self._memory = backend, memory
         self._facts: dict[Path, tuple[int, tuple[int, int]]] = {}
         self._kept: OrderedDict[tuple[Path, int, int], torch.Tensor] = OrderedDict()
