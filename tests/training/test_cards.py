@@ -57,6 +57,13 @@ def test_pixels_do_not_depend_on_the_batch_or_its_order(monkeypatch):
     assert len({clip.numpy().tobytes() for clip in together}) == 6
 
 
+def test_all_is_painted_on_the_device():
+    cards, styles = some_cards(3)
+    for behind in (None, torch.zeros(3, 4, 32, 32, 3, dtype=torch.uint8)):
+        frames = render_cards(cards, styles, 32, device="meta", background=behind)
+        assert frames.device.type == "meta" and frames.shape == (3, 4, 32, 32, 3)
+
+
 @pytest.mark.gpu
 def test_devices_agree_to_two_grey_levels():
     cards, styles = some_cards(64)
@@ -183,6 +190,7 @@ def test_no_cards_give_no_clips():
         ({"styles": [Style("serif", "stack", "plain", 0)]}, "font: expected one of"),
         ({"styles": [Style("plain", "heap", "plain", 0)]}, "layout: expected one of"),
         ({"styles": [Style("plain", "stack", "foil", 0)]}, "paper: expected one of"),
+        ({"styles": [Style("plain", "stack", "plain", 2**63)]}, "seed: expected an integer of 64"),
     ],
 )
 def test_bad_arguments_are_named(changed, message):

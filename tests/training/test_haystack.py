@@ -76,6 +76,11 @@ def test_natural_frames_do_not_depend_on_what_else_is_asked(monkeypatch):
     assert not together.equal(NaturalHaystack(4).frames(SPREAD, 40))
 
 
+def test_all_is_painted_on_the_device(videos):
+    for hay in (NaturalHaystack(3), VideoHaystack(videos, 3)):
+        assert hay.frames(SPREAD, 32, "meta").device.type == "meta"
+
+
 @pytest.mark.gpu
 def test_devices_agree_to_two_grey_levels():
     hay, indices = NaturalHaystack(3), torch.arange(0, 6400, 50)

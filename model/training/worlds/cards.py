@@ -85,8 +85,8 @@ def render_cards(
 
     Raises:
         ValueError: other numbers of styles than cards, an unknown shape, colour, font, layout,
-            paper or side, a text too long or with characters that fonts do not have, a size or
-            number of frames below 1.
+            paper or side, a text too long or with characters that fonts do not have, a seed of
+            more than 64 bits, a size or number of frames below 1.
 
     Example:
         >>> card, style = Card("star", "red", "47", "lemon"), Style("plain", "stack", "lined", 1)
@@ -154,6 +154,9 @@ def _check(
     check_parts((style.font for style in styles), fonts.names, "font")
     check_parts((style.layout for style in styles), _part(LAYOUTS, "all"), "layout")
     check_parts((style.paper for style in styles), PAPERS, "paper")
+    for style in styles:
+        if not -(2**63) <= style.seed < 2**63:
+            raise ValueError(f"seed: expected an integer of 64 bits, got {style.seed}")
     for text in {text for card in cards for text in (card.number, card.word, card.goto or "")}:
         glyph_ids(text)
         if len(text) > LONGEST:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .hashing import Draws, mix
-from .noise import look_up, noise_bank
+from .noise import KINDS, TILE, look_up, noise_bank
 from .painting import Numbers, axes, finish, frames_at_once
 from .shapes import COLOURS
 
@@ -99,7 +99,7 @@ def finish_look(frames: np.ndarray, shots: np.ndarray, device: torch.device) -> 
     }
     found["gain"] = found["gain"] * each("flicker", 0.97, 1.03)[:, None]
     numbers = {k: torch.from_numpy(a.astype(np.float32)).to(device) for k, a in found.items()}
-    return numbers | {"noise at": torch.from_numpy(each.pick("noise at", 256, 2)).to(device)}
+    return numbers | {"noise at": torch.from_numpy(each.pick("noise at", TILE, 2)).to(device)}
 
 
 def paint_scenes(
@@ -192,7 +192,7 @@ def _scene(shots: np.ndarray, time: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "camera": np.stack([zoom * np.cos(turn), zoom * np.sin(turn), *pan.T], -1),
         "bend": bend,
-        "tiles": draw.pick("tiles", 6, 4),
+        "tiles": draw.pick("tiles", len(KINDS), 4),
         "ground": _palette(draw, "ground"),
         "sky": _palette(draw, "sky"),
         "sharp": draw("sharp", 0.5, 4.0),

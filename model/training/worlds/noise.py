@@ -14,7 +14,6 @@ TILE = 256
 KINDS = "rough", "smooth", "cloudy", "grain", "cells", "soft"
 
 
-@cache
 def noise_bank(device: str = "cpu", size: int = TILE) -> torch.Tensor:
     """One tile a kind of `KINDS`: float32 [6, side, side], between -1 and 1, without seams.
 
@@ -22,10 +21,15 @@ def noise_bank(device: str = "cpu", size: int = TILE) -> torch.Tensor:
         device: where it is to lie.
         size: pixels of the pictures that it is for: a side is 256, or 64 for small ones.
     """
-    if size < TILE // 2:
-        return F.avg_pool2d(noise_bank(), 4).to(device)
+    return _bank(device, 4 if size < TILE // 2 else 1)
+
+
+@cache
+def _bank(device: str, smaller: int) -> torch.Tensor:
+    if smaller > 1:
+        return F.avg_pool2d(_bank("cpu", 1), smaller).to(device)
     if device != "cpu":
-        return noise_bank().to(device)
+        return _bank("cpu", 1).to(device)
     tiles = [_filtered(1, 0.8), _filtered(2, 1.35), _filtered(3, 1.9), _filtered(4, 0.9, 6.0)]
     tiles += [_cells(), _filtered(5, 2.6)]
     # steps of 1/127 hide what Fourier transforms of two libraries differ by

@@ -9,7 +9,7 @@ import numpy as np
 from .fonts import FontSet
 from .hashing import Draws, mix
 from .layouts import layout_shape
-from .noise import TILE
+from .noise import KINDS, TILE
 from .shapes import COLOURS
 from .vocabulary import SIDES
 from .writing import SHOWN, Card, Plan, Style, writing
@@ -132,7 +132,7 @@ def _colours(
         "slope": slope,
         "rule": rule + 0.0 * dark,
         "rules": draw("rules", 4, 9),
-        "tile": draw.pick("tile", 6),
+        "tile": draw.pick("tile", len(KINDS)),
         "tile at": draw("tile at", -0.6, 0.6, 2),
         "inset": draw("inset", 0.035, 0.06),
         "line": draw("line", 0.008, 0.02),
