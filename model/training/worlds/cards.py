@@ -39,7 +39,7 @@ def random_style(rng: random.Random, split: str = "train", fonts: FontSet | None
     """A look with fonts and layouts of one part: "train", "test" or "all".
 
     Args:
-        rng: asked for five numbers.
+        rng: asked for four numbers.
         fonts: to choose from; ours if None.
 
     Raises:
