@@ -102,12 +102,7 @@ class VideoChatFlashProcessor(ProcessorMixin):
 
     def ids(self, text: str) -> Tensor:
         """Text -> int64 [1, L]: pieces around `<image>` tokenised apart, -200 between them."""
-        found: list[int] = []
-        for i, piece in enumerate(text.split(IMAGE)):
-            found += [IMAGE_TOKEN] if i else []
-            if piece:
-                found += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
-        return torch.tensor([found], dtype=torch.int64)
+        return torch.tensor([token_ids(self.tokenizer, text)], dtype=torch.int64)
 
     def __call__(
         self,
@@ -196,3 +191,13 @@ class VideoChatFlashProcessor(ProcessorMixin):
             return normalize(square_image(pixels, size))[None], "image", None
         grid = tile_grid(pixels.shape[0], pixels.shape[1], size)
         return normalize(image_tiles(pixels, size)), "image", grid
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of text: pieces around `<image>` tokenised apart, -200 between them."""
+    found: list[int] = []
+    for i, piece in enumerate(text.split(IMAGE)):
+        found += [IMAGE_TOKEN] if i else []
+        if piece:
+            found += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return found

@@ -116,9 +116,15 @@ class Video:
         """Choose `count` frames evenly in time: int64 [count]; see `sample_indices`."""
         return sample_indices(self.seconds, self.duration, count)
 
-    def choose(self, min_frames: int = 64, max_frames: int = 512) -> torch.Tensor:
+    def choose(
+        self,
+        min_frames: int = 64,
+        max_frames: int = 512,
+        local: int = 8,
+        mode: str = "dynamic_fps1",
+    ) -> torch.Tensor:
         """The frames that the model looks at: int64 [T]; see `frame_indices`."""
-        return frame_indices(self.frames, self.fps, min_frames, max_frames)
+        return frame_indices(self.frames, self.fps, min_frames, max_frames, local, mode)
 
     def snapped(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Every frame's nearest key frame within the clip, in time: int64 [T].

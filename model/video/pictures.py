@@ -15,7 +15,6 @@ import torch
 from .base import Video, check_pixels
 from .careful import Painter
 from .resize import Turn, resize_frames
-from .sampling import frame_count
 from .table import check_file, decoded, import_av, open_file, packets
 
 PICTURES = {".jpg", ".jpeg", ".png"}
@@ -140,12 +139,18 @@ class PictureFolder(Video):
         self.size = height, width
         self._is_clip = False
 
-    def choose(self, min_frames: int = 64, max_frames: int = 512) -> torch.Tensor:
+    def choose(
+        self,
+        min_frames: int = 64,
+        max_frames: int = 512,
+        local: int = 8,
+        mode: str = "dynamic_fps1",
+    ) -> torch.Tensor:
         """As `Video.choose`; in a clip, as published for folders, from its first to its last."""
+        usual = super().choose(min_frames, max_frames, local, mode)
         if not self._is_clip:
-            return super().choose(min_frames, max_frames)
-        count = frame_count(self.frames, self.fps, min_frames, max_frames, 8)
-        places = np.linspace(0, self.frames - 1, count)
+            return usual
+        places = np.linspace(0, self.frames - 1, len(usual))
         return torch.from_numpy(places.round().astype(np.int64))
 
     def _bounds(self, begin: float, stop: float, ends: bool) -> tuple[int, int, float]:

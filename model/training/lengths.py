@@ -1,0 +1,195 @@
+"""How many tokens rows take, without reading a frame: what containers say, kept in a file."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from tqdm import tqdm
+
+from hico.model.training.annotations import BadRow, Row
+from hico.model.training.collator import TOKENS
+from hico.model.training.media import FAKE, DataOptions, Facts, check_kind, chosen, tile_count
+from hico.model.training.records import records
+from hico.model.video import open_video, read_image
+from hico.model.video.pictures import PictureFolder, exif_turn
+from hico.model.video.table import check_file, open_file, packets
+
+THREADS = 16  # they wait for files more than they work
+SAMPLED = 256  # rows whose text is tokenised to estimate that of all
+OVERHEAD = 5  # tokens of a turn beside its text
+
+
+class Measured(NamedTuple):
+    """Of each row its tokens and "text" or "visual"; and the rows that are bad, by their number."""
+
+    lengths: list[int]
+    modalities: list[str]
+    bad: dict[int, BadRow]
+
+
+def measure(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    options: DataOptions,
+    size: int,
+    cache: str | Path | None = None,
+    progress: bool = False,
+) -> Measured:
+    """The tokens that each row is expected to take, up to options.max_length.
+
+    Args:
+        rows, tokenizer, options: as of VideoChatDataset.
+        size: pixels of a tile's side.
+        cache: a file that keeps what was found, see Cache.
+        progress: show a bar on stderr.
+    """
+    rate = _tokens_a_byte(rows, tokenizer)
+    known = Cache(cache)
+
+    def visual(row: Row) -> int | BadRow:
+        try:
+            return _visual(row, options, size, known)
+        except (ValueError, OSError) as error:
+            return BadRow(row.file, row.index, str(error))
+
+    lengths: list[int] = []
+    kinds: list[str] = []
+    bad: dict[int, BadRow] = {}
+    look = {"unit": "row", "leave": False, "disable": not progress}
+    coming, bar = iter(rows), tqdm(None, "measuring", len(rows), **look)
+    with bar, ThreadPoolExecutor(THREADS) as pool, known:
+        # group by group, so that only a few rows wait in memory
+        while group := list(islice(coming, 1024)):
+            for row, found in zip(group, pool.map(visual, group), strict=True):
+                seen = 0
+                if isinstance(found, BadRow):
+                    bad[len(lengths)] = found
+                else:
+                    seen = found
+                said = sum(len(text.encode()) for _, text in row.turns)
+                words = round(said * rate) + OVERHEAD * (1 + len(row.turns))
+                lengths.append(min(words + seen, options.max_length))
+                kinds.append("text" if row.video is None and not row.images else "visual")
+                bar.update()
+    return Measured(lengths, kinds, bad)
+
+
+def _tokens_a_byte(rows: Sequence[Row], tokenizer: Any) -> float:
+    """Tokens of a byte of text, in rows spread over all."""
+    step = max(1, len(rows) // SAMPLED)
+    texts = [text for i in range(0, len(rows), step) for _, text in rows[i].turns if text]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return sum(map(len, ids)) / sum(len(text.encode()) for text in texts)
+
+
+def _visual(row: Row, options: DataOptions, size: int, known: "Cache") -> int:
+    """Tokens of what a row shows."""
+    if row.images:
+        if len(row.images) > 1 or options.image_mode == "square":
+            for path in row.images:
+                check_file(Path(path))
+            return len(row.images) * TOKENS["image"]
+        height, width = known.find(row.images[0], _size_of)
+        return tile_count(height, width, options, size) * TOKENS["image"]
+    if row.video is None:
+        return 0
+    facts = FAKE if row.reader == "fake" else Facts(*known.find(row.video, _facts_of))
+    if facts is not FAKE:
+        check_kind(row, facts.folder)
+    # whether it is shorter than a clip is left to who reads it: some containers only estimate
+    count = len(chosen(facts.part(row), replace(options, short="repeat")))
+    return count * TOKENS["video"]
+
+
+def _size_of(path: str) -> list:
+    """Height and width of a picture."""
+    try:
+        container, stream = open_file(Path(path), 1)
+    except ModuleNotFoundError:
+        return list(read_image(path).shape[:2])
+    with container:
+        turned = exif_turn(Path(path))
+        sizes = [stream.height, stream.width]
+        return sizes[::-1] if turned and not turned[0] else sizes
+
+
+def _facts_of(path: str) -> list:
+    """The fields of Facts, as the container states them."""
+    file = Path(path)
+    try:
+        stated = None if file.is_dir() else _stated(file)
+    except ModuleNotFoundError:
+        stated = None
+    if stated is None:
+        with open_video(file) as video:
+            folder = isinstance(video, PictureFolder)
+            stated = Facts(video.frames, video.fps, video.duration, folder)
+    return list(astuple(stated))
+
+
+def _stated(file: Path) -> Facts | None:
+    """What a container says of its video; None if it does not say enough."""
+    container, stream = open_file(file, 1)
+    with container:
+        if file.suffix.lower() == ".gif":
+            frames = sum(1 for packet in packets(container, stream) if packet.size)
+            return Facts(frames, 1.0, float(frames))
+        rate = float(stream.average_rate or 0)
+        seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        seconds = seconds or (container.duration or 0) / 1e6
+        frames = stream.frames or round(seconds * rate)
+    return Facts(frames, rate, seconds or frames / rate) if frames and rate else None
+
+
+class Cache:
+    """What was found about files, kept in one: JSON lines of path, bytes, time of change, facts.
+
+    A context manager: on leaving, also through an error, it replaces the file as a whole. Files
+    that have changed are looked at again; a cache that is damaged counts as none.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.path = None if path is None else Path(path)
+        self._known: dict[str, list] = {}
+        self._new = False
+
+    def __enter__(self) -> Self:
+        if self.path is not None and self.path.exists():
+            for record in records(self.path):
+                if isinstance(record.value, list) and len(record.value) == 4:
+                    self._known[record.value[0]] = record.value[1:]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.path is None or not self._new:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                for path, known in self._known.items():
+                    file.write(json.dumps([path, *known]) + "\n")
+            os.replace(name, self.path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+    def find(self, path: str, look: Callable[[str], list]) -> list:
+        """What is known of a file, or what looking at it finds.
+
+        Raises:
+            OSError, ValueError: no such file, or it cannot be opened.
+        """
+        stat = os.stat(path)
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        known = self._known.get(path)
+        if known is None or known[:2] != stamp:
+            known = [*stamp, look(path)]
+            self._known[path], self._new = known, True
+        return known[2]
