@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 
+from hico.model.processing import VideoChatFlashProcessor
 from hico.model.training.annotations import BadRow, Row
 from hico.model.training.collator import TOKENS
 from hico.model.training.media import FAKE, DataOptions, Facts, check_kind, chosen, tile_count
@@ -49,7 +50,7 @@ def measure(
         cache: a file that keeps what was found, see Cache.
         progress: show a bar on stderr.
     """
-    rate = _tokens_a_byte(rows, tokenizer)
+    rate, told = _tokens_a_byte(rows, tokenizer), _message_tokens(tokenizer, options)
     known = Cache(cache)
 
     def visual(row: Row) -> int | BadRow:
@@ -67,14 +68,13 @@ def measure(
         # group by group, so that only a few rows wait in memory
         while group := list(islice(coming, 1024)):
             for row, found in zip(group, pool.map(visual, group), strict=True):
-                seen = 0
+                count = OVERHEAD * (1 + len(row.turns)) + (told if row.video is not None else 0)
+                count += round(rate * sum(len(text.encode()) for _, text in row.turns))
                 if isinstance(found, BadRow):
                     bad[len(lengths)] = found
                 else:
-                    seen = found
-                said = sum(len(text.encode()) for _, text in row.turns)
-                words = round(said * rate) + OVERHEAD * (1 + len(row.turns))
-                lengths.append(min(words + seen, options.max_length))
+                    count += found
+                lengths.append(min(count, options.max_length))
                 kinds.append("text" if row.video is None and not row.images else "visual")
                 bar.update()
     return Measured(lengths, kinds, bad)
@@ -88,6 +88,15 @@ def _tokens_a_byte(rows: Sequence[Row], tokenizer: Any) -> float:
     return sum(map(len, ids)) / sum(len(text.encode()) for text in texts)
 
 
+def _message_tokens(tokenizer: Any, options: DataOptions) -> int:
+    """Tokens of a time message."""
+    if options.time_message is None or options.template == "plain":
+        return 0
+    moments = range(options.max_frames)
+    told = VideoChatFlashProcessor.time_message(100.0, moments, options.time_message)
+    return len(tokenizer(told, add_special_tokens=False)["input_ids"])
+
+
 def _visual(row: Row, options: DataOptions, size: int, known: "Cache") -> int:
     """Tokens of what a row shows."""
     if row.images:
@@ -99,6 +108,9 @@ def _visual(row: Row, options: DataOptions, size: int, known: "Cache") -> int:
         return tile_count(height, width, options, size) * TOKENS["image"]
     if row.video is None:
         return 0
+    if options.sampling == "middle" and row.reader != "fake":
+        check_kind(row, stat.S_ISDIR(os.stat(row.video).st_mode))
+        return options.max_frames * TOKENS["video"]
     facts = FAKE if row.reader == "fake" else Facts(*known.find(row.video, _facts_of))
     if facts is not FAKE:
         check_kind(row, facts.folder)
@@ -170,15 +182,14 @@ class Cache:
         if self.path is None or not self._new:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            with open(handle, "w", encoding="utf-8") as file:
-                for path, known in self._known.items():
-                    file.write(json.dumps([path, *known]) + "\n")
-            os.replace(name, self.path)
-        except BaseException:
-            os.unlink(name)
-            raise
+            with open(part, "w", encoding="utf-8") as file:
+                for path in sorted(self._known):
+                    file.write(json.dumps([path, *self._known[path]]) + "\n")
+            os.replace(part, self.path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def find(self, path: str, look: Callable[[str], list]) -> list:
         """What is known of a file, or what looking at it finds.
@@ -186,8 +197,8 @@ class Cache:
         Raises:
             OSError, ValueError: no such file, or it cannot be opened.
         """
-        stat = os.stat(path)
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        now = os.stat(path)
+        stamp = [now.st_size, now.st_mtime_ns]
         known = self._known.get(path)
         if known is None or known[:2] != stamp:
             known = [*stamp, look(path)]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from hico.model._pixels import normalize
 from hico.model.processing import VideoChatFlashProcessor
@@ -116,7 +117,9 @@ def _opened(row: Row, backend: str) -> Video:
     assert row.video is not None
     if row.reader == "fake":
         return FAKE.part(row)
-    video = open_video(row.video, backend, row.start, row.end)
+    # processes that load data side by side leave no CPU for threads
+    threads = None if get_worker_info() is None else 1
+    video = open_video(row.video, backend, row.start, row.end, threads)
     try:
         check_kind(row, isinstance(video, PictureFolder))
     except ValueError:

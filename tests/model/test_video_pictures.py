@@ -1,37 +1,15 @@
 """Single pictures, folders of pictures, and GIFs."""
 
-import struct
 import sys
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from video_helpers import HEIGHT, WIDTH, save
 
 from hico.model.video import base, frame_indices, is_image, open_video, read_clip, read_image
 
 av = pytest.importorskip("av")
-
-WIDTH, HEIGHT = 64, 48
-
-
-def save(path, pixels, orientation=None):
-    """Write a PNG or JPEG; `orientation` is the EXIF number of it."""
-    codec = "png" if path.suffix.lower() == ".png" else "mjpeg"
-    context = av.CodecContext.create(codec, "w")
-    context.height, context.width = pixels.shape[:2]
-    context.pix_fmt, context.time_base = "rgb24" if codec == "png" else "yuvj420p", Fraction(1, 25)
-    if codec == "mjpeg":
-        context.options = {"q": "2"}
-    frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=context.pix_fmt)
-    frame.pts = 0
-    data = b"".join(bytes(p) for p in [*context.encode(frame), *context.encode(None)])
-    if orientation:
-        entry = struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
-        body = b"Exif\0\0MM\0*" + entry
-        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
-    path.write_bytes(data)
-    return path
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "A.JPEG"])
