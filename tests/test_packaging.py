@@ -186,7 +186,7 @@ def test_every_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for extra in project["optional-dependencies"].values() for line in extra]
     declared = {distribution(line) for line in project["dependencies"] + extras}
-    declared |= {"hico", "pynvml", *sys.stdlib_module_names}
+    declared |= {"hico", "pynvml", "yaml", *sys.stdlib_module_names}
     for path in sources():
         roots = {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
         assert roots <= declared, f"{path.relative_to(ROOT)}: {sorted(roots - declared)}"

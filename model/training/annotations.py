@@ -2,6 +2,7 @@
 
 import math
 import os
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class BadRow:
 
 
 class BadRowError(ValueError):
-    """Rows that cannot be used; `bad` holds them."""
+    """Rows that cannot be used; `bad` holds them, or their text where a DataLoader raises it."""
 
     def __init__(self, *bad: BadRow) -> None:
         self.bad = bad
@@ -255,8 +256,7 @@ def read_rows(
         ValueError: no JSON list.
     """
     file = os.fspath(path)
-    places: list[tuple[int, int]] = []
-    indices: list[int] = []
+    indices, places = array("q"), array("q")  # of millions of rows
     reasons: dict[int, BadRow] = {}
     for record in _watched(records(path), Path(path), progress):
         reason = record.error
@@ -268,7 +268,7 @@ def read_rows(
         if reason is not None:
             reasons[len(indices)] = BadRow(file, record.index, reason)
         indices.append(record.index)
-        places.append((record.start, record.stop))
+        places.extend((record.start, record.stop))
     meant = range(len(indices)) if choose is None else choose(len(indices))
     good = [i for i in meant if i not in reasons]
     where = np.array(places, np.int64).reshape(-1, 2)[good]

@@ -16,7 +16,7 @@ from hico.model.processing import VideoChatFlashProcessor
 from hico.model.training.annotations import BadRow, Row
 from hico.model.training.collator import TOKENS
 from hico.model.training.media import FAKE, DataOptions, Facts, check_kind, chosen, tile_count
-from hico.model.training.records import records
+from hico.model.training.records import json_lines
 from hico.model.video import open_video, read_image
 from hico.model.video.pictures import PictureFolder, exif_turn
 from hico.model.video.table import check_file, open_file, packets
@@ -173,9 +173,11 @@ class Cache:
 
     def __enter__(self) -> Self:
         if self.path is not None and self.path.exists():
-            for record in records(self.path):
-                if isinstance(record.value, list) and len(record.value) == 4:
-                    self._known[record.value[0]] = record.value[1:]
+            with open(self.path, "rb") as file:
+                for record in json_lines(file):
+                    match record.value:
+                        case [str(path), int(size), int(changed), list(facts)]:
+                            self._known[path] = [size, changed, facts]
         return self
 
     def __exit__(self, *exception: object) -> None:

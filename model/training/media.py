@@ -1,5 +1,6 @@
 """What a row shows, as pixels: the frames that training takes of a video, the tiles of images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -97,19 +98,27 @@ def read_video(row: Row, options: DataOptions, size: int, seed: int) -> tuple[Te
     """
     with _opened(row, options.backend) as video:
         indices = chosen(video, options)
-        if row.reader == "fake":
-            generator = torch.Generator().manual_seed(seed)
-            shape = (len(indices), size, size, 3)
-            frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        else:
-            frames = video.read(indices, size)
+        frames = (
+            video.stream(indices.tolist(), size) if row.reader != "fake" else _noise(size, seed)
+        )
+        pixels = torch.empty(len(indices), 3, size, size)
+        # one by one: of hundreds of large frames nothing else is in memory
+        for place, frame in zip(pixels, frames, strict=False):
+            place.copy_(normalize(frame))
         message = None
         if options.time_message is not None:
             moments = video.seconds[indices]
             message = VideoChatFlashProcessor.time_message(
                 video.duration, moments, options.time_message
             )
-    return normalize(frames), message
+    return pixels, message
+
+
+def _noise(size: int, seed: int) -> Iterator[Tensor]:
+    """Random frames without end."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randint(0, 256, (size, size, 3), generator=generator, dtype=torch.uint8)
 
 
 def _opened(row: Row, backend: str) -> Video:

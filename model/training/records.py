@@ -49,10 +49,8 @@ def records(path: str | os.PathLike[str]) -> Iterator[Record]:
     [(0, {'id': 1}, True), (2, None, False)]
     """
     with open(path, "rb") as file:
-        if Path(path).suffix.lower() == ".jsonl":
-            yield from _lines(file)
-        else:
-            yield from _elements(file, path)
+        lines = Path(path).suffix.lower() == ".jsonl"
+        yield from json_lines(file) if lines else _elements(file, path)
 
 
 def parse(data: bytes) -> Any:
@@ -74,7 +72,8 @@ def _no_number(name: str) -> Any:
 DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
-def _lines(file: BinaryIO) -> Iterator[Record]:
+def json_lines(file: BinaryIO) -> Iterator[Record]:
+    """Yield the lines of a file that are not blank."""
     start = 0
     for index, line in enumerate(file):
         stop = start + len(line)

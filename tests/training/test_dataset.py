@@ -5,13 +5,14 @@ import logging
 import pytest
 import torch
 from data_helpers import merging_tokenizer, write_data
+from model_helpers import official, published_state, random_parts, write_folder
 from torch.utils.data import DataLoader
 from video_helpers import draw, make, read_bars, save
 
-from hico.model import VideoChatFlashProcessor
+from hico.model import VideoChatFlashForConditionalGeneration, VideoChatFlashProcessor
 from hico.model._pixels import MEAN, STD, normalize
 from hico.model.training.annotations import BadRowError, Row, read_rows
-from hico.model.training.collator import Collator
+from hico.model.training.collator import Collator, visual_counts
 from hico.model.training.dataset import DataOptions, VideoChatDataset
 from hico.model.video import frame_indices, open_video, read_image
 from hico.model.vision import image_tiles, square_image, tile_grid
@@ -211,6 +212,21 @@ def test_an_answer_that_is_cut_off(processor):
         VideoChatDataset([row], processor, DataOptions(max_length=60))[0]
     row = Row("b.json", 2, (("human", "Who?"), ("gpt", "I. " * 50)))
     assert len(VideoChatDataset([row], processor, DataOptions(max_length=60))[0]["labels"]) == 60
+
+
+def test_a_batch_is_what_the_model_takes(folder, tmp_path):
+    """Every kind of row in one batch; their tokens are as many as were counted."""
+    config = official(vocab_size=300, eos_token_id=258)
+    write_folder(tmp_path, config, published_state(*random_parts(config)))
+    model = VideoChatFlashForConditionalGeneration.from_pretrained(tmp_path)
+    processor = VideoChatFlashProcessor(merging_tokenizer(), image_size=40)
+    rows, _ = read_rows(folder / "a.json", str(folder))
+    samples = list(VideoChatDataset(rows, processor, OPTIONS))
+    out = model(**Collator(pad_id=0, max_length=4096)(samples))
+    counts = [sum(visual_counts(s)) + int((s["input_ids"] >= 0).sum()) for s in samples]
+    assert out.logits.shape[1] == max(counts) and bool(out.loss > 0)
+    text = model(**Collator(pad_id=0, max_length=4096)(samples[5:6]))
+    assert text.logits.shape[1] == counts[5] and bool(text.loss > 0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -74,7 +74,7 @@ def test_cut_at_what_the_model_takes(folder, processor):
 
 
 def test_the_cache(folder, tmp_path, processor, monkeypatch):
-    cache = tmp_path / "new" / "facts.jsonl"
+    cache = tmp_path / "new" / "facts"
     video = str(make(tmp_path / "a.mp4", 60))
     rows = [Row("a", 0, TURNS, video=video), *rows_of(folder)]
     looked = []
@@ -95,9 +95,9 @@ def test_the_cache(folder, tmp_path, processor, monkeypatch):
     assert lengths()[0] == first[0] - 4 * 16 and looked == [video]
     # a damaged cache is as good as it is readable
     lines = cache.read_text().splitlines()
-    cache.write_text("\n".join([lines[0], "{", "[1]", '"a"', *lines[2:]]))
+    cache.write_text("\n".join([lines[0], "{", "[1]", '["a", 1, 2, 3]', '"a"', *lines[2:]]))
     assert lengths()[1:] == first[1:] and len(looked) == 1
-    assert [file.name for file in cache.parent.iterdir()] == ["facts.jsonl"]
+    assert [file.name for file in cache.parent.iterdir()] == ["facts"]
     assert all(isinstance(json.loads(line)[0], str) for line in cache.read_text().splitlines())
 
 
