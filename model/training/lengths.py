@@ -23,6 +23,7 @@ from hico.model.video.table import check_file, open_file, packets
 
 THREADS = 16  # they wait for files more than they work
 SAMPLED = 256  # rows whose text is tokenised to estimate that of all
+MOST_FRAMES = 10_000_000  # 46 hours at 60 a second; a damaged header may state any number
 OVERHEAD = 5  # tokens of a turn beside its text
 
 
@@ -156,7 +157,9 @@ def _stated(file: Path) -> Facts | None:
         seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
         seconds = seconds or (container.duration or 0) / 1e6
         frames = stream.frames or round(seconds * rate)
-    return Facts(frames, rate, seconds or frames / rate) if frames and rate else None
+    if not 0 < frames <= MOST_FRAMES or rate <= 0:
+        return None
+    return Facts(frames, rate, seconds or frames / rate)
 
 
 class Cache:

@@ -68,6 +68,13 @@ def test_without_pyav(options, folder, processor, monkeypatch):
     assert VideoChatDataset(rows, processor, options).lengths == expected
 
 
+def test_headers_that_cannot_be_true(folder, processor, monkeypatch):
+    rows = rows_of(folder)
+    expected = VideoChatDataset(rows, processor, OPTIONS[0]).lengths
+    monkeypatch.setattr(measuring, "MOST_FRAMES", 9)
+    assert VideoChatDataset(rows, processor, OPTIONS[0]).lengths == expected
+
+
 def test_cut_at_what_the_model_takes(folder, processor):
     row = Row("a", 0, (("human", "Who? " * 999), ("gpt", "I.")))
     assert VideoChatDataset([row], processor, DataOptions(max_length=99)).lengths == [99]
