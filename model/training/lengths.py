@@ -105,14 +105,14 @@ def _visual(row: Row, options: DataOptions, size: int, known: "Cache") -> int:
             for path in row.images:
                 check_file(Path(path))
             return len(row.images) * TOKENS["image"]
-        height, width = known.find(row.images[0], _size_of)
+        height, width = known.find(row.images[0], _size_of, 2)
         return tile_count(height, width, options, size) * TOKENS["image"]
     if row.video is None:
         return 0
     if options.sampling == "middle" and row.reader != "fake":
         check_kind(row, stat.S_ISDIR(os.stat(row.video).st_mode))
         return options.max_frames * TOKENS["video"]
-    facts = FAKE if row.reader == "fake" else Facts(*known.find(row.video, _facts_of))
+    facts = FAKE if row.reader == "fake" else Facts(*known.find(row.video, _facts_of, 4))
     if facts is not FAKE:
         check_kind(row, facts.folder)
     # whether it is shorter than a clip is left to who reads it: some containers only estimate
@@ -196,8 +196,8 @@ class Cache:
         finally:
             part.unlink(missing_ok=True)
 
-    def find(self, path: str, look: Callable[[str], list]) -> list:
-        """What is known of a file, or what looking at it finds.
+    def find(self, path: str, look: Callable[[str], list], count: int) -> list:
+        """What is known of a file, or what looking at it finds: `count` numbers.
 
         Raises:
             OSError, ValueError: no such file, or it cannot be opened.
@@ -205,7 +205,8 @@ class Cache:
         now = os.stat(path)
         stamp = [now.st_size, now.st_mtime_ns]
         known = self._known.get(path)
-        if known is None or known[:2] != stamp:
+        # a GIF may be a picture in one row and a video in another
+        if known is None or known[:2] != stamp or len(known[2]) != count:
             known = [*stamp, look(path)]
             self._known[path], self._new = known, True
         return known[2]

@@ -68,6 +68,15 @@ def test_without_pyav(options, folder, processor, monkeypatch):
     assert VideoChatDataset(rows, processor, options).lengths == expected
 
 
+def test_a_gif_as_picture_and_as_video(folder, tmp_path, processor):
+    gif = str(folder / "b.gif")
+    rows = [Row("a", 0, TURNS, images=(gif,)), Row("a", 1, TURNS, video=gif)]
+    alone = [VideoChatDataset([row], processor, OPTIONS[0]).lengths[0] for row in rows]
+    for _ in range(2):
+        dataset = VideoChatDataset(rows, processor, OPTIONS[0], cache=tmp_path / "facts")
+        assert dataset.lengths == alone
+
+
 def test_headers_that_cannot_be_true(folder, processor, monkeypatch):
     rows = rows_of(folder)
     expected = VideoChatDataset(rows, processor, OPTIONS[0]).lengths
