@@ -17,6 +17,7 @@ COMMANDS = {
     "ask": ("hico.model.ask", "answer a question about a video or an image"),
     "chat": ("hico.model.chat", "answer many questions about one video or image"),
     "view": ("hico.model.view", "draw what was merged and kept over a video's frames"),
+    "build": ("hico.model.training.build.command", "make training rows of annotated events"),
     "demo": ("hico.model.demo", "try all of it on a video: read, merge, draw, ask"),
 }
 

@@ -1,0 +1,1 @@
+"""Long-video training rows made of annotated events; `events` says how these are written."""
