@@ -7,10 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 from .choices import grounding, needle, what, when
@@ -29,7 +26,6 @@ TASKS: dict[str, Ask] = {
 }
 ONCE = ("dense",)  # about all events, whichever is tried
 TRIES = 10  # events looked at for each row wanted: some cannot be asked about
-CHUNK = 64  # videos that a worker gets at once
 
 
 @dataclass(frozen=True)
@@ -110,19 +106,14 @@ def _ask(
         place = (place + (question.letter is not None)) % len(LETTERS)
 
 
-def build_all(videos: Sequence[Video], recipe: Recipe, workers: int = 1) -> Iterator[Built]:
+def build_all(videos: Sequence[Video], recipe: Recipe) -> Iterator[Built]:
     """The rows of all videos, these in an order that depends on the seed and their names alone.
 
-    So the first rows of the result are a fair sample of it. `workers` above 1 build in that many
-    processes, with the same result.
+    So the first rows of the result are a fair sample of it.
     """
     names = {video.name: number(recipe.seed, "order", video.name) for video in videos}
-    ordered = sorted(videos, key=lambda video: (names[video.name], video.name))
-    if workers == 1:
-        yield from map(partial(build, recipe=recipe), ordered)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(partial(build, recipe=recipe), ordered, chunksize=CHUNK)
+    for video in sorted(videos, key=lambda video: (names[video.name], video.name)):
+        yield build(video, recipe)
 
 
 def is_held_out(video: str, share: float, seed: int) -> bool:

@@ -72,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="raise",
         help="at a bad row stop, or leave it out and list it (default: %(default)s)",
     )
-    add("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,8 +85,6 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(tuple(tasks), args.per_video, args.seed)
     if not 0 <= args.split < 1:
         raise ValueError(f"--split: expected 0 to less than 1, got {args.split}")
-    if args.workers < 1:
-        raise ValueError(f"--workers: expected at least 1, got {args.workers}")
     measure = None
     if args.check_videos is not None:
         measure = _Measure(args.check_videos)
@@ -109,7 +106,7 @@ def _write_rows(
     outputs: Outputs, reading: events.Reading, tally: Tally, args: argparse.Namespace
 ) -> None:
     files: dict[str, Any] = {}
-    all_built = build_all(reading.videos, tally.recipe, args.workers)
+    all_built = build_all(reading.videos, tally.recipe)
     hidden = not sys.stderr.isatty()
     for built in tqdm(all_built, "videos", len(reading.videos), unit="video", disable=hidden):
         part = PARTS[is_held_out(built.video, args.split, args.seed)]

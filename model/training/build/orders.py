@@ -6,7 +6,7 @@ import itertools
 import random
 
 from .choosing import Question, Unclear, check_unique, either, multiple
-from .timeline import Event, Video, alike, all_apart, apart, disjoint, plain, stem
+from .timeline import FILLERS, Event, Video, alike, all_apart, apart, disjoint, plain, stem, words
 from .wording import (
     COUNTING,
     COUNTING_FREE,
@@ -20,6 +20,7 @@ from .wording import (
     VERBS,
     bare,
     quoted,
+    sentence,
 )
 
 SEQUENCES = 3, 5  # events to be put in order, at least and at most
@@ -32,6 +33,7 @@ REPEATS |= frozenset("each every both continues keeps two three four five".split
 SUBJECTS = frozenset("man woman person boy girl lady guy chef cook player child he she".split())
 SUBJECTS |= frozenset("they someone somebody people c i we you young old then camera".split())
 SUBJECTS |= {"wearer"}
+ARTICLES = frozenset("a an the his her their its".split())
 
 
 def sequence(video: Video, event: Event, rng: random.Random, place: int) -> Question:
@@ -80,7 +82,7 @@ def dense(video: Video, event: Event, rng: random.Random, place: int) -> Questio
         raise Unclear("part of the video's annotation was left out")
     if len(video.events) < 2:
         raise Unclear("fewer than two events")
-    text = " ".join(f"{e.range}, {bare(e.caption)}." for e in video.events)
+    text = " ".join(f"{e.range}, {sentence(e.caption)}" for e in video.events)
     if len(text) > DENSE_TEXT:
         raise Unclear("too long to write down")
     for a, b in itertools.combinations(video.events, 2):
@@ -97,7 +99,7 @@ def _listed(
     if len(events) < SEQUENCES[0]:
         raise Unclear("fewer than three events clearly apart")
     rng.shuffle(events)
-    lines = [f"{number}. {bare(e.caption)}." for number, e in enumerate(events, 1)]
+    lines = [f"{number}. {sentence(e.caption)}" for number, e in enumerate(events, 1)]
     order = sorted(range(1, len(events) + 1), key=lambda number: events[number - 1])
     text = rng.choice(SEQUENCE).format(events="\n".join(lines))
     return text, order, ("sequence", frozenset(events))
@@ -144,9 +146,16 @@ def _count_verb(video: Video, event: Event, rng: random.Random, place: int) -> Q
 
 
 def _leading(event: Event) -> str:
-    """The stem of the caption's first word behind its subject: of its verb, if it has one."""
-    words = itertools.dropwhile(lambda word: word in SUBJECTS, plain(event.caption).split())
-    return stem(next(words, ""))
+    """The stem of the caption's first word behind its subject: of its verb, if it has one.
+
+    None, "", if an article stands right before it: then it is a noun.
+    """
+    before = ""
+    for word in words(event.caption):
+        if word not in SUBJECTS | FILLERS:
+            return "" if before in ARTICLES else stem(word)
+        before = word
+    return ""
 
 
 def _count(text: str, events: list[Event], about: str, rng: random.Random, place: int) -> Question:

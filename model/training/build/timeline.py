@@ -9,10 +9,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 SECOND = 10  # tenths
 GAP = SECOND  # events closer than this have no clear order and no clear number
-SHARED = 0.7  # of the words of two captions together: from here on they may describe the same
+SHARED = 0.75  # of the words of two captions together: from here on they may describe the same
 OVERLAP = 0.1  # of the shorter of two time ranges, and so at most their IoU
 
 FILLERS = frozenset("a an the is are was were be been of and his her its their".split())
@@ -23,16 +24,23 @@ IRREGULAR = {"threw": "throw", "thrown": "throw", "drank": "drink", "drunk": "dr
 IRREGULAR |= {"dove": "dive", "leapt": "leap"}
 
 
+@lru_cache(1 << 16)
 def plain(caption: str) -> str:
     """The caption's words in small letters, without punctuation and fillers.
 
     >>> plain("The man OPENS a door.")
     'man opens door'
     """
-    words = WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
-    return " ".join([word for word in words if word not in FILLERS] or words)
+    found = words(caption)
+    return " ".join([word for word in found if word not in FILLERS] or found)
 
 
+def words(caption: str) -> list[str]:
+    """All its words in small letters, without punctuation."""
+    return WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+
+
+@lru_cache(1 << 16)
 def stem(word: str) -> str:
     """The word without its ending, so that its forms are equal; good for comparing only.
 
@@ -121,7 +129,8 @@ class Video:
 def alike(a: Event, b: Event) -> bool:
     """Whether the captions may describe the same.
 
-    They do when the words of one are all among the other's, or when they share 70% of their words.
+    They do when the words of one are all among the other's, or when they share three quarters
+    of their words together.
 
     >>> open_, wide = Event(0, 9, "opens the door"), Event(20, 29, "he opens the blue door wide")
     >>> alike(open_, wide), alike(open_, Event(40, 49, "closes the door"))

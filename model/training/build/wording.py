@@ -106,6 +106,12 @@ def bare(caption: str) -> str:
     return caption.replace('"', "'").rstrip(" .") or caption
 
 
+def sentence(caption: str) -> str:
+    """The caption with a full stop, unless it ends in another mark."""
+    text = bare(caption)
+    return text if text[-1] in "!?。" else f"{text}."
+
+
 def with_options(question: str, options: list[str]) -> str:
     """The question and its lettered options, as the published ones are laid out."""
     lines = [f"({letter}) {text}" for letter, text in zip(LETTERS, options, strict=True)]
