@@ -1,5 +1,6 @@
 """Every row that is built has exactly one right answer; what is unclear is not asked."""
 
+import doctest
 import json
 from collections import Counter
 
@@ -8,7 +9,7 @@ from build_helpers import VERBS, check_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hico.model.training.build import wording
+from hico.model.training.build import statistics, timeline, wording
 from hico.model.training.build.building import TASKS, Recipe, build, build_all, is_held_out
 from hico.model.training.build.events import read_events
 from hico.model.training.build.timeline import Event, Video, alike, stem
@@ -201,6 +202,14 @@ def test_a_row_depends_on_seed_video_task_and_number_alone():
     assert alone != build(first, Recipe(("needle",), 2, seed=1)).rows
     forward, back = (list(build_all(v, Recipe())) for v in (many(9), many(9)[::-1]))
     assert forward == back
+
+
+@pytest.mark.parametrize(
+    "module", [timeline, wording, statistics], ids=lambda module: module.__name__
+)
+def test_the_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
 def test_held_out_videos_stay_held_out():

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import random
+import shutil
 
 import pytest
 import yaml
 from build_helpers import check_row
 
 from hico import cli
+from hico.model.demo import SHIPPED
 from hico.model.training.build import command
 from hico.model.training.build.building import TASKS
 
@@ -153,6 +155,35 @@ def test_a_bad_row_stops_unless_skipped(tmp_path, capsys):
     assert not any(
         "v0.mp4" in row["id"] for row in lines(out / "train.jsonl") if "dense" in row["id"]
     )
+
+
+def test_the_events_themselves_are_never_replaced(tmp_path, capsys):
+    events = write(tmp_path / "train.jsonl", annotated(3))
+    before = events.read_bytes()
+    assert hico(events, "-o", tmp_path) == 2 and events.read_bytes() == before
+    assert "it would be replaced" in capsys.readouterr().err
+
+
+def test_videos_are_opened_and_their_real_duration_counts(tmp_path, capsys):
+    pytest.importorskip("av")
+    root = tmp_path / "videos"
+    root.mkdir()
+    shutil.copy(SHIPPED, root / "demo.mp4")  # of 8 seconds
+    (root / "text.mp4").write_text("no video")
+    times = [(0, 1, "finds it"), (2, 3, "drops it"), (5, 6, "lifts it"), (7, 9, "eats it")]
+    rows = [{"video": "demo.mp4", "start": a, "end": b, "caption": c} for a, b, c in times]
+    events, out = tmp_path / "e.jsonl", tmp_path / "out"
+    words = [events, "-o", out, "--check-videos", root, "--split", "0"]
+    for name in "none.mp4", "text.mp4":
+        write(events, [*rows, rows[0] | {"video": name}])
+        assert hico(*words) == 2 and not out.exists()
+        assert f"{events}: row 5: video {name}: " in capsys.readouterr().err
+    assert hico(*words, "--on-bad", "skip") == 0
+    said = json.loads((out / "statistics.json").read_text())
+    assert said["dropped"]["events"] == {"bad video": 1, "beyond the video": 1}
+    assert said["videos"]["seconds"]["max"] == 8.0 and said["bad rows"][0]["row"] == 5
+    (entry,) = yaml.safe_load((out / "data.yaml").read_text())["datasets"]
+    assert entry["data_root"] == str(root)
 
 
 def test_help_says_how_events_are_written(capsys):

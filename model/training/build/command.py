@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(tuple(tasks), args.per_video, args.seed)
     if not 0 <= args.split < 1:
         raise ValueError(f"--split: expected 0 to less than 1, got {args.split}")
+    if args.events.resolve() in [(args.output / name).resolve() for name in FILES]:
+        raise ValueError(f"{args.events}: it would be replaced by what is written")
     measure = None
     if args.check_videos is not None:
         measure = _Measure(args.check_videos)
