@@ -183,6 +183,12 @@ def many(count):
     return [Video(n, tuple(Event(a + d, b + d, c) for a, b, c in EASY), (), 2000) for n, d in move]
 
 
+def test_counts_have_no_options_to_guess_from(tmp_path):
+    events = [*EASY, *((a + 1500, b + 1500, c) for a, b, c in EASY)]
+    video = video_of(events, tmp_path)
+    assert all(letter is None for *_, letter, _ in build(video, Recipe(("counting",), 9)).rows)
+
+
 def test_letters_are_balanced():
     for task in ("choice", "needle", "ordering"):
         found = [build(video, Recipe((task,), 4)).rows for video in many(400)]

@@ -6,7 +6,19 @@ import itertools
 import random
 
 from .choosing import Question, Unclear, check_unique, either, multiple
-from .timeline import FILLERS, Event, Video, alike, all_apart, apart, disjoint, plain, stem, words
+from .timeline import (
+    FILLERS,
+    Event,
+    Video,
+    alike,
+    all_apart,
+    apart,
+    disjoint,
+    plain,
+    stem,
+    stems,
+    words,
+)
 from .wording import (
     COUNTING,
     COUNTING_FREE,
@@ -128,7 +140,7 @@ def _count_caption(video: Video, event: Event, rng: random.Random, place: int) -
     if len(like) > len(same):
         raise Unclear("another event has a caption much like it")
     text = rng.choice(COUNTING).format(event=quoted(event.caption))
-    return _count(text, same, key, rng, place)
+    return _count(text, same, key, rng)
 
 
 def _count_verb(video: Video, event: Event, rng: random.Random, place: int) -> Question:
@@ -137,12 +149,12 @@ def _count_verb(video: Video, event: Event, rng: random.Random, place: int) -> Q
     if not forms:
         raise Unclear("nothing in it repeats")
     name = next(form for base, form in forms.items() if stem(base) == verb)
-    stems = {stem(base) for base in forms}
+    line = {stem(base) for base in forms}
     same = [other for other in video.events if _leading(other) == verb]
-    near = [other for other in video.all() if other.stems & stems]
-    if len(near) > len(same) or any(other.stems & stems != {verb} for other in same):
+    near = [other for other in video.all() if stems(other.caption) & line]
+    if len(near) > len(same) or any(stems(other.caption) & line != {verb} for other in same):
         raise Unclear("the action is part of other events as well")
-    return _count(rng.choice(COUNTING_VERBS).format(event=name), same, verb, rng, place)
+    return _count(rng.choice(COUNTING_VERBS).format(event=name), same, verb, rng)
 
 
 def _leading(event: Event) -> str:
@@ -158,8 +170,11 @@ def _leading(event: Event) -> str:
     return ""
 
 
-def _count(text: str, events: list[Event], about: str, rng: random.Random, place: int) -> Question:
-    """The question, half the time with options, if the number of these events is beyond doubt."""
+def _count(text: str, events: list[Event], about: str, rng: random.Random) -> Question:
+    """The question if the number of these events is beyond doubt.
+
+    It has no options: small numbers are so frequent that among four the right one is often guessed.
+    """
     if len(events) < 2:
         raise Unclear("nothing in it repeats")
     if len(events) > MOST:
@@ -168,9 +183,4 @@ def _count(text: str, events: list[Event], about: str, rng: random.Random, place
         raise Unclear("a caption may stand for several events")
     if not all_apart(events):
         raise Unclear("repeats too close to tell apart")
-    right = len(events)
-    if rng.random() < 0.5:
-        return Question(f"{text} {rng.choice(COUNTING_FREE)}", str(right), about)
-    least = max(1, right - rng.randrange(len(LETTERS)))
-    numbers = [str(n) for n in range(least, least + len(LETTERS)) if n != right]
-    return multiple(text, str(right), numbers, about, rng, place)
+    return Question(f"{text} {rng.choice(COUNTING_FREE)}", str(len(events)), about)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 SECOND = 10  # tenths
@@ -66,17 +66,19 @@ def seconds(tenths: int) -> str:
     return f"{tenths / SECOND:.1f}"
 
 
-@dataclass(frozen=True, order=True)
+@lru_cache(1 << 16)
+def stems(caption: str) -> frozenset[str]:
+    """The stems of the caption's words but fillers."""
+    return frozenset(map(stem, plain(caption).split()))
+
+
+@dataclass(frozen=True, order=True, slots=True)
 class Event:
     """What happens from `start` to `end`, in tenths of a second."""
 
     start: int
     end: int
     caption: str
-    stems: frozenset[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stems", frozenset(map(stem, plain(self.caption).split())))
 
     @property
     def range(self) -> str:
@@ -136,10 +138,9 @@ def alike(a: Event, b: Event) -> bool:
     >>> alike(open_, wide), alike(open_, Event(40, 49, "closes the door"))
     (True, False)
     """
-    shared = len(a.stems & b.stems)
-    if shared == min(len(a.stems), len(b.stems)):
-        return True
-    return shared >= SHARED * len(a.stems | b.stems)
+    one, other = stems(a.caption), stems(b.caption)
+    shared = len(one & other)
+    return shared == min(len(one), len(other)) or shared >= SHARED * len(one | other)
 
 
 def apart(a: Event, b: Event) -> bool:
