@@ -57,7 +57,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	@echo "tests, kernels in the interpreter"
 	@TRITON_INTERPRET=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -q -n $(WORKERS) --ignore=tests/test_packaging.py
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --ignore=tests/test_packaging.py --ignore=tests/training
 	@echo "tests, plain PyTorch"
 	@env -u TRITON_INTERPRET OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
