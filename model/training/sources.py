@@ -51,7 +51,7 @@ def load_sources(
     that; N may be a share such as 25%, rounded up), data_root (folder in which paths of media
     begin), media_type (image, video, text or mix; without it each row is what it holds) and
     video_read_type (see READERS; without it a video is read as it looks). Relative paths begin in
-    the current folder, or where nothing is there, in that of the YAML.
+    the folder of the YAML, also those of media without data_root: the current folder plays no part.
 
     Args:
         path: the YAML.
@@ -77,9 +77,9 @@ def load_sources(
         if "world" in entry:
             worlds.append(entry)
             continue
-        root = str(_place(base, entry.get("data_root") or ""))
+        root = str(base / (entry.get("data_root") or ""))
         kinds = entry.get("media_type"), entry.get("video_read_type")
-        rows, found = read_rows(_place(base, entry["json_path"]), root, *kinds, choose, progress)
+        rows, found = read_rows(base / entry["json_path"], root, *kinds, choose, progress)
         bad += found
         if on_bad == "raise":
             bad += _missing(rows)
@@ -152,11 +152,6 @@ def _checked(
         return entry, strategy(entry.get("sampling_strategy", "all"))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _place(base: Path, path: str) -> Path:
-    """The path from here, or where nothing is, from the folder of the YAML."""
-    return Path(path) if not path or Path(path).exists() else base / path
 
 
 def _missing(rows: Rows) -> list[BadRow]:

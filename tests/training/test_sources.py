@@ -1,6 +1,7 @@
 """The published data YAML."""
 
 import json
+from pathlib import Path
 
 import pytest
 from data_helpers import said
@@ -50,7 +51,7 @@ def test_strategies_that_are_none(text, tmp_path):
         load_sources(path)
 
 
-def test_entries(tmp_path, monkeypatch):
+def test_entries(tmp_path):
     (tmp_path / "b.jsonl").write_text(json.dumps({"video": "v", "conversations": said("<image>")}))
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "v").touch()
@@ -65,12 +66,25 @@ def test_entries(tmp_path, monkeypatch):
     assert [row.id for row in found.rows] == ["3", "4", "5", None] and found.bad == []
     assert found.worlds == [world]
     assert found.rows[3].video == str(tmp_path / "media" / "v") and found.rows[3].reader == "gif"
-    # what is in the current folder comes first
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    write(tmp_path / "here", rows=1)
-    (tmp_path / "d.yaml").write_text("datasets:\n- json_path: a.json\n")
-    assert len(load_sources(tmp_path / "d.yaml").rows) == 1
+
+
+@pytest.mark.parametrize("root", [None, "", "media"])
+def test_relative_paths_begin_in_the_folder_of_the_yaml(root, tmp_path, monkeypatch):
+    """As if the current folder held nothing, also where the YAML is named from there."""
+    rows = [{"video": "v", "conversations": said("<image>")}]
+    entry = {"json_path": "a.json"} | ({} if root is None else {"data_root": root})
+    for folder, given in (("out", rows), (".", [])):
+        path = tmp_path / folder / (root or "")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "v").touch()
+        write(tmp_path / folder, entry, rows=given)
+    monkeypatch.chdir(tmp_path)
+    for given in ("out/d.yaml", tmp_path / "out" / "d.yaml"):
+        found = load_sources(given).rows[0]
+        assert Path(found.video).resolve() == tmp_path / "out" / (root or "") / "v"
+    (tmp_path / "out" / "a.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"out/a\.json"):
+        load_sources("out/d.yaml")
 
 
 @pytest.mark.parametrize(
