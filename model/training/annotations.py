@@ -19,6 +19,7 @@ from hico.model.training.records import parse, records
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 MEDIA = ("image", "video", "text", "mix")
 READERS = ("decord", "av", "lazy", "img", "frame", "gif", "fake")
+LONGEST = 1e9  # seconds, 30 years
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def parse_row(
         file, index: where it comes from.
         root: folder in which paths begin.
         media_type: "image", "video" or "text" where all rows have to be, else "mix" or None.
-        reader: for rows that name none.
+        reader: of all rows, as published whatever they name; None = what they name.
 
     Raises:
         ValueError: the reason why it cannot be used.
@@ -108,7 +109,7 @@ def parse_row(
     start, end = (_second(name, record.get(name)) for name in ("start", "end"))
     if start is not None and end is not None and not start < end:
         raise ValueError(f"expected start < end, got {start} to {end}")
-    kind = record.get("video_read_type") or reader
+    kind = reader or record.get("video_read_type")
     if kind not in (None, *READERS):
         raise ValueError(f"video_read_type: expected one of {', '.join(READERS)}, got {kind!r}")
     joined = tuple(os.path.join(root, path) for path in images)
@@ -142,6 +143,10 @@ def _turn(i: int, turn: Any) -> tuple[str, str]:
         raise ValueError(f"turn {i}: expected a role of {', '.join(ROLES)}, got {_brief(role)}")
     if not isinstance(text, str):
         raise ValueError(f"turn {i}: expected text, got {_brief(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"turn {i}: expected text in Unicode, got {error}") from None
     return ROLES[role], text
 
 
@@ -155,9 +160,16 @@ def _media(record: dict, media_type: str | None) -> tuple[tuple[str, ...], str |
         raise ValueError(f"media_type: expected {media_type}, got a row of {kind}")
     listed = images if isinstance(images, list) else [] if images is None else [images]
     paths = listed if video is None else [video]
-    if found["image"] and not listed or not all(isinstance(p, str) and p.strip() for p in paths):
+    if found["image"] and not listed or not all(map(_is_path, paths)):
         raise ValueError(f"{kind}: expected a path, got {_brief(record[kind])}")
     return tuple(listed), video
+
+
+def _is_path(given: Any) -> bool:
+    try:
+        return isinstance(given, str) and bool(os.fsencode(given).strip())
+    except UnicodeEncodeError:
+        return False
 
 
 def _second(name: str, given: Any) -> float | None:
@@ -169,7 +181,7 @@ def _second(name: str, given: Any) -> float | None:
             number = float(given)
         except (ValueError, OverflowError):
             pass
-    if not math.isfinite(number):
+    if not abs(number) < LONGEST:
         raise ValueError(f"{name}: expected seconds, got {_brief(given)}")
     return number
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CHUNK = 1 << 20  # bytes
+DIGITS = 400  # of an integer; no float has more
 # no number, literal or escape is cut in two farther from the end than this many characters
 NEAR = 16
 
@@ -65,11 +66,13 @@ def parse(data: bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+def _integer(digits: str) -> int | float:
+    """An error of Python's for very many digits would end a list."""
+    return int(digits) if len(digits) < DIGITS else float(digits)
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_number)
+# NaN and Infinity, which Python's json writes too, are left to those who need a number
+DECODER = json.JSONDecoder(parse_int=_integer)
 
 
 def json_lines(file: BinaryIO) -> Iterator[Record]:

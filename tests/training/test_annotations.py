@@ -1,6 +1,7 @@
 """Annotation files in the published format, whole and broken."""
 
 import json
+import math
 import pickle
 import random
 
@@ -34,6 +35,8 @@ def test_every_kind_of_row():
     image = row(video=None, image="b.jpg")
     assert parse_row(image, "a.json", 0, "pics", reader="gif").images == ("pics/b.jpg",)
     assert parse_row(image, "a.json", 0, reader="gif").reader == "gif"
+    # a data YAML's word counts more than a row's
+    assert parse_row(record, "a.json", 0, reader="gif").reader == "gif"
     several = row(video=None, image=["b", "/c"], conversations=said("<image><image>"))
     assert parse_row(several, "a.json", 0, "pics").images == ("pics/b", "/c")
     # nothing is shown: <image> is a word like any other
@@ -75,7 +78,12 @@ BAD = {
     "a word for a time": (row(start="soon"), "start: expected seconds, got 'soon'"),
     "a truth for a time": (row(end=True), "end: expected seconds, got True"),
     "no finite time": (row(end="inf"), "end: expected seconds"),
+    "no time of this world": (row(end=1e308), "end: expected seconds, got 1e+308"),
     "the wrong way round": (row(start=3, end=2), "expected start < end, got 3.0 to 2.0"),
+    "NaN for a time": (row(end=math.nan), "end: expected seconds, got nan"),
+    "NaN for an answer": (row(conversations=said(QUESTION, math.nan)), "turn 1: expected text"),
+    "half a character": (row(conversations=said(QUESTION, "\ud83d")), "turn 1: expected text in"),
+    "half a character of a path": (row(video="\ud83d"), "video: expected a path"),
     "an unknown reader": (row(video_read_type="vhs"), "video_read_type: expected one of decord"),
 }
 
@@ -105,10 +113,24 @@ def test_json_lines(tmp_path):
     lines = [b"\xef\xbb\xbf" + good, b"", b'{"video": ', good, b"\xff\xfe", b"[" * 10**5, b"NaN"]
     path.write_bytes(b"\r\n".join([*lines, good]))
     rows, bad = read_rows(path)
+    assert "expected an object, got float" in bad.pop().reason
     # numbered as the lines are, and a broken line costs no other
     assert [r.index for r in rows] == [0, 3, 7] and [r.id for r in rows[1:]] == ["caf\u00e9"] * 2
-    assert [b.index for b in bad] == [2, 4, 5, 6]
+    assert [b.index for b in bad] == [2, 4, 5]
     assert all("broken JSON" in b.reason for b in bad)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1" * 9999])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_numbers_that_are_none(number, name, tmp_path):
+    """Python's json writes some of them; they cost a row only where a number counts."""
+    path = tmp_path / name
+    texts = [json.dumps(row(**{key: "x"})) for key in ("score", "start", "id")]
+    texts = [text.replace('"x"', number) for text in texts]
+    path.write_text("\n".join(texts) if name == "a.jsonl" else f"[{','.join(texts)}]")
+    rows, bad = read_rows(path)
+    assert [r.index for r in rows] == [0, 2] and [b.index for b in bad] == [1]
+    assert "start: expected seconds" in bad[0].reason
 
 
 BROKEN = {
@@ -143,7 +165,7 @@ def anything(rng, depth=0):
     """Some JSON value."""
     if depth > 2 or rng.random() < 0.3:
         return rng.choice(
-            [1, -2.5e-3, True, None, '\u00e9\u6c34"\\\x01\U0001f600', "x" * 40, -1e300]
+            [1, -2.5e-3, True, None, -math.inf, '\u00e9\u6c34"\\\x01\U0001f600', "x" * 40, -1e300]
         )
     if rng.random() < 0.5:
         return [anything(rng, depth + 1) for _ in range(rng.randrange(4))]
