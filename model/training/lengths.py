@@ -24,6 +24,7 @@ from hico.model.video.table import check_file, open_file, packets
 THREADS = 16  # they wait for files more than they work
 SAMPLED = 256  # rows whose text is tokenised to estimate that of all
 MOST_FRAMES = 10_000_000  # 46 hours at 60 a second; a damaged header may state any number
+FEW, MANY = 1e-9, 1e9  # frames a second, seconds and pixels of a side are between
 OVERHEAD = 5  # tokens of a turn beside its text
 
 
@@ -105,14 +106,14 @@ def _visual(row: Row, options: DataOptions, size: int, known: "Cache") -> int:
             for path in row.images:
                 check_file(Path(path))
             return len(row.images) * TOKENS["image"]
-        height, width = known.find(row.images[0], _size_of, 2)
+        height, width = known.find(row.images[0], _size_of, _is_size)
         return tile_count(height, width, options, size) * TOKENS["image"]
     if row.video is None:
         return 0
     if options.sampling == "middle" and row.reader != "fake":
         check_kind(row, stat.S_ISDIR(os.stat(row.video).st_mode))
         return options.max_frames * TOKENS["video"]
-    facts = FAKE if row.reader == "fake" else Facts(*known.find(row.video, _facts_of, 4))
+    facts = FAKE if row.reader == "fake" else Facts(*known.find(row.video, _facts_of, _is_facts))
     if facts is not FAKE:
         check_kind(row, facts.folder)
     # whether it is shorter than a clip is left to who reads it: some containers only estimate
@@ -132,6 +133,11 @@ def _size_of(path: str) -> list:
         return sizes[::-1] if turned and not turned[0] else sizes
 
 
+def _is_size(found: list) -> bool:
+    """Whether these are the height and width of a picture."""
+    return len(found) == 2 and all(isinstance(n, int) and 0 < n < MANY for n in found)
+
+
 def _facts_of(path: str) -> list:
     """The fields of Facts, as the container states them."""
     file = Path(path)
@@ -139,15 +145,23 @@ def _facts_of(path: str) -> list:
         stated = None if file.is_dir() else _stated(file)
     except ModuleNotFoundError:
         stated = None
-    if stated is None:
+    if stated is None or not _is_facts(list(astuple(stated))):
         with open_video(file) as video:
             folder = isinstance(video, PictureFolder)
             stated = Facts(video.frames, video.fps, video.duration, folder)
     return list(astuple(stated))
 
 
+def _is_facts(found: list) -> bool:
+    """Whether these are the fields of Facts, and can be true."""
+    match found:
+        case [int(frames), int(fps) | float(fps), int(duration) | float(duration), bool()]:
+            return 0 < frames <= MOST_FRAMES and FEW < fps < MANY and FEW < duration < MANY
+    return False
+
+
 def _stated(file: Path) -> Facts | None:
-    """What a container says of its video; None if it does not say enough."""
+    """What a container says of its video; None if it says no rate."""
     container, stream = open_file(file, 1)
     with container:
         if file.suffix.lower() == ".gif":
@@ -157,9 +171,7 @@ def _stated(file: Path) -> Facts | None:
         seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
         seconds = seconds or (container.duration or 0) / 1e6
         frames = stream.frames or round(seconds * rate)
-    if not 0 < frames <= MOST_FRAMES or rate <= 0:
-        return None
-    return Facts(frames, rate, seconds or frames / rate)
+    return Facts(frames, rate, seconds or frames / rate) if rate else None
 
 
 class Cache:
@@ -196,8 +208,8 @@ class Cache:
         finally:
             part.unlink(missing_ok=True)
 
-    def find(self, path: str, look: Callable[[str], list], count: int) -> list:
-        """What is known of a file, or what looking at it finds: `count` numbers.
+    def find(self, path: str, look: Callable[[str], list], sound: Callable[[list], bool]) -> list:
+        """What is known of a file and is sound, or what looking at it finds.
 
         Raises:
             OSError, ValueError: no such file, or it cannot be opened.
@@ -206,7 +218,7 @@ class Cache:
         stamp = [now.st_size, now.st_mtime_ns]
         known = self._known.get(path)
         # a GIF may be a picture in one row and a video in another
-        if known is None or known[:2] != stamp or len(known[2]) != count:
+        if known is None or known[:2] != stamp or not sound(known[2]):
             known = [*stamp, look(path)]
             self._known[path], self._new = known, True
         return known[2]

@@ -117,6 +117,25 @@ def test_the_cache(folder, tmp_path, processor, monkeypatch):
     assert all(isinstance(json.loads(line)[0], str) for line in cache.read_text().splitlines())
 
 
+@pytest.mark.parametrize(
+    "facts",
+    ["[1]", '["a",1,1,false]', "[-5,30.0,5.0,false]", "[60,0,5.0,false]", "[60,NaN,2.0,false]"]
+    + ["[60,30.0,Infinity,false]", "[60,1e-320,2.0,false]", "[60,30.0,1e300,false]", "[]"]
+    + ["[60,30.0,2.0,1]", "[60.5,30.0,2.0,false]", f"[{10**12},30.0,2.0,false]"]
+    + ["[0,5]", "[5,-1]", "[5.5,5]", '["a","b"]', f"[5,{10**400}]", "[null,null]"],
+)
+def test_facts_that_cannot_be_true(facts, folder, tmp_path, processor):
+    video, image = str(folder / "a.mp4"), str(folder / "d.png")
+    rows = [Row("a", 0, TURNS, video=video, start=0.5), Row("a", 1, TURNS, images=(image,))]
+    expected = VideoChatDataset(rows, processor, OPTIONS[0]).lengths
+    stamps = [(path, os.stat(path)) for path in (video, image)]
+    lines = [f'["{p}", {s.st_size}, {s.st_mtime_ns}, {facts}]' for p, s in stamps]
+    cache = tmp_path / "facts"
+    cache.write_text("\n".join(lines))
+    assert VideoChatDataset(rows, processor, OPTIONS[0], cache=cache).lengths == expected
+    assert facts not in cache.read_text()
+
+
 def test_bad_media(tmp_path, processor):
     """Found before training begins; what was found of the others is kept."""
     good = Row("a.json", 0, TURNS, video=str(make(tmp_path / "a.mp4", 60)))
