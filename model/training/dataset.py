@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from hico.adapters._dropout_rows import IGNORED
 from hico.model.training.annotations import BadRow, BadRowError, Row
-from hico.model.training.collator import cut
+from hico.model.training.fitting import Fit
 from hico.model.training.lengths import Measured, measure
 from hico.model.training.media import DataOptions, read_images, read_video
-from hico.model.training.templates import always_learned, encode
+from hico.model.training.templates import encode
 from hico.ops import _check
 
 __all__ = ["BadRowError", "DataOptions", "VideoChatDataset"]
@@ -60,7 +59,7 @@ class VideoChatDataset(Dataset):
         self.rows, self.options = rows, options or DataOptions()
         self.tokenizer, self.size = processor.tokenizer, processor.image_size
         self.on_bad, self.cache, self.progress = on_bad, cache, progress
-        self._marks = always_learned(self.tokenizer)
+        self._fit = Fit(self.tokenizer, self.options.template, self.options.max_length)
         # shared by the processes that load data
         self._state = torch.full((len(rows),), GOOD, dtype=torch.uint8).share_memory_()
         self._reasons: dict[int, BadRow] = {}
@@ -125,14 +124,7 @@ class VideoChatDataset(Dataset):
             "modalities": [kind] * len(seen),
             "image_grids": [grid for _, grid in seen],
         }
-        fitting = dict(cut(sample, self.options.max_length))
-        left = set(fitting["labels"][1:].tolist()) - self._marks - {IGNORED}
-        if not left:
-            raise ValueError(
-                f"max_length: expected some of an answer within {self.options.max_length} tokens, "
-                f"got it behind them, in {len(ids)} of text and those of what is seen"
-            )
-        return fitting
+        return dict(self._fit(sample))
 
     def _skip(self, i: int, bad: BadRow) -> None:
         self._state[i], self._reasons[i] = BAD, bad

@@ -101,6 +101,11 @@ def always_learned(tokenizer: Any) -> set[int]:
     return {newline[0], marks[0][0], marks[1][0]}
 
 
+def header(tokenizer: Any, template: str) -> list[int]:
+    """What is learned of every answer before its first word."""
+    return [] if template == "plain" else _text_ids(tokenizer, f"{MARKS[0]}{SPOKEN['gpt']}\n")
+
+
 def _text_ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 

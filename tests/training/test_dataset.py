@@ -14,6 +14,8 @@ from hico.model._pixels import MEAN, STD, normalize
 from hico.model.training.annotations import BadRowError, Row, read_rows
 from hico.model.training.collator import Collator, visual_counts
 from hico.model.training.dataset import DataOptions, VideoChatDataset
+from hico.model.training.fitting import Fit
+from hico.model.training.templates import encode
 from hico.model.video import frame_indices, open_video, read_image
 from hico.model.vision import image_tiles, square_image, tile_grid
 
@@ -212,6 +214,37 @@ def test_an_answer_that_is_cut_off(processor):
         VideoChatDataset([row], processor, DataOptions(max_length=60))[0]
     row = Row("b.json", 2, (("human", "Who?"), ("gpt", "I. " * 50)))
     assert len(VideoChatDataset([row], processor, DataOptions(max_length=60))[0]["labels"]) == 60
+
+
+def test_only_the_header_of_an_answer(processor):
+    """A word of it is enough, its header is not."""
+    row = Row("b.json", 2, (("human", "Who? " * 50), ("gpt", "I see it all.")))
+    ids = VideoChatDataset([row], processor)[0]["input_ids"].tolist()
+    end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    marks = [i for i, found in enumerate(ids) if found == end]
+    header = len(processor.tokenizer("<|im_start|>assistant\n")["input_ids"])
+    first = marks[1] + 2 + header  # where the answer's first word stands
+    for length in range(marks[0], len(ids) + 1):
+        dataset = VideoChatDataset([row], processor, DataOptions(max_length=length))
+        if length > first:
+            assert len(dataset[0]["input_ids"]) == length
+        else:
+            with pytest.raises(BadRowError, match="row 2: max_length: expected some of an answer"):
+                dataset[0]
+
+
+@pytest.mark.parametrize("template", ["qwen_2", "plain"])
+def test_what_fits_is_known_ahead(template, processor):
+    """Without a frame of what would be drawn."""
+    ids, labels = encode(processor.tokenizer, TURNS, template)
+    seen = {"pixel_values_videos": [range(8)], "modalities": ["video"]}
+    sample = {"input_ids": ids, "labels": labels} | seen
+    need = int((ids == -200).nonzero()) + 128
+    fits = Fit(processor.tokenizer, template, 999)(sample)
+    assert torch.equal(fits["labels"], labels) and fits["pixel_values_videos"] == [range(8)]
+    for length, message in ((need - 1, "all that is seen"), (need, "some of an answer")):
+        with pytest.raises(ValueError, match=f"max_length: expected {message}"):
+            Fit(processor.tokenizer, template, length)(sample)
 
 
 def test_a_batch_is_what_the_model_takes(folder, tmp_path):
