@@ -19,6 +19,7 @@ COMMANDS = {
     "view": ("hico.model.view", "draw what was merged and kept over a video's frames"),
     "build": ("hico.model.training.build.command", "make training rows of annotated events"),
     "demo": ("hico.model.demo", "try all of it on a video: read, merge, draw, ask"),
+    "train": ("hico.model.training.command", "train a stage of the model from a YAML file"),
 }
 
 

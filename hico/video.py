@@ -8,7 +8,7 @@ from torch import nn
 
 from hico.adapters._dropout import Dropout
 from hico.adapters._dropout_hooks import installed
-from hico.adapters._dropout_rows import Plan, Span
+from hico.adapters._dropout_rows import Plan, QueryRows, Span
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def progressive_dropout(
     kind: str = "attention",
     visual_spans: Sequence[Span] | None = None,
     positions: str = "renumber",
-    query_rows: str = "auto",
+    query_rows: QueryRows = "auto",
 ) -> Iterator[Dropout]:
     """Before layer layers[j] runs, floor(n * ratios[j + 1]) of the n visual tokens are left.
 
@@ -45,7 +45,9 @@ def progressive_dropout(
         positions: "renumber" = 0, 1, ... in each stage, as published; "keep" = the prompt's own.
         query_rows: which rows rank. "last" = the last token of each row; "answers" = the rows
             before each run of labels that are not -100, and where there is none, all tokens stay;
-            "auto" = "answers" in training with labels, else "last".
+            "auto" = "answers" in training with labels, else "last". A function of labels and mask
+            [B, N] (None = no padding) as a stage finds them returns the rows, int64 [B, M] with -1
+            behind a row's own, and how many each has.
 
     Yields:
         run: run.kept[j] is [B, k] int64, the rows of stage j's input that stayed, text included, of

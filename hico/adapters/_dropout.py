@@ -280,12 +280,13 @@ class Dropout:
         self, stage: int, hidden: Tensor, rotation: tuple | None, rows: Sequence
     ) -> tuple[Tensor, list[int] | None]:
         """[B, N], what the rows that ask would pay each token, and how many ask, if few may."""
-        queries, asked = None, None
+        queries, asked, rule = None, None, self._plan.query_rows
         train = self._base.training and rows.labels is not None
-        if self._plan.query_rows == "answers" or self._plan.query_rows == "auto" and train:
+        if callable(rule) or rule == "answers" or rule == "auto" and train:
             if rows.labels is None:
-                raise ValueError('query_rows: expected labels for "answers", got none')
-            queries, asked = answer_rows(rows.labels, rows.mask)
+                raise ValueError(f"query_rows: expected labels for {rule!r}, got none")
+            find = rule if callable(rule) else answer_rows
+            queries, asked = find(rows.labels, rows.mask)
             if not queries.shape[1]:
                 return hidden.new_zeros(hidden.shape[:2]), asked
         scorer = self._scorers[self._plan.layers[stage]]

@@ -1,5 +1,6 @@
 """What progressive dropout decides about rows, without a model: spans, masks and indices."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ IMAGE_TOKEN = -200
 IGNORED = -100
 
 Span = tuple[int, int] | None
+QueryRows = str | Callable[[Tensor, Tensor | None], tuple[Tensor, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,13 @@ class Plan:
     ratios: tuple[float, ...]
     kind: str
     positions: str
-    query_rows: str
+    query_rows: QueryRows
 
     def __post_init__(self) -> None:
         _check.one_of("kind", self.kind, KINDS)
         _check.one_of("positions", self.positions, POSITIONS)
-        _check.one_of("query_rows", self.query_rows, QUERY_ROWS)
+        if not callable(self.query_rows):
+            _check.one_of("query_rows", self.query_rows, QUERY_ROWS)
         if len(self.ratios) != len(self.layers) + 1:
             raise ValueError(
                 f"ratios: expected {len(self.layers) + 1}, one more than layers, "

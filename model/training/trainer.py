@@ -1,0 +1,236 @@
+"""transformers' Trainer with a stage's groups, order of rows, dropout and checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import hico
+
+from . import parts
+from .asking import last_rows
+from .chance import Skipping, generator
+from .saving import CHECKPOINT, checkpoints, write_model
+from .settings import StageSettings
+from .signals import undisturbed
+
+UNFINISHED = ".saving"  # beside the checkpoints, until one is whole
+
+
+class StageTrainer(Trainer):
+    """Trains what the stage tunes, each part at its own learning rate.
+
+    The same global batch gives the same losses and steps whatever the number of processes: losses
+    are means over the supervised tokens of a step, and what is drawn depends on the seed, the step
+    and the place in the batch.
+
+    Args:
+        model: as hico.model.training.start gives it, already frozen and adapted.
+        stage: its settings.
+        args: see arguments.
+        sampler: of the rows, in the order of global batches; it has set_epoch. None = as they are.
+        processor: saved with the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        stage: StageSettings,
+        args: TrainingArguments,
+        dataset: Any,
+        collator: Any,
+        sampler: Sampler[int] | None,
+        processor: Any,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.stage, self.sampler, self.processor = stage, sampler, processor
+        self.plain = model  # without what processes wrap around it
+        self._passes = (-1, 0)
+        super().__init__(
+            model, args, data_collator=collator, train_dataset=dataset, callbacks=list(callbacks)
+        )
+        decoder = model.model
+        if "encoder" in stage.tune or "connector" in stage.tune:
+            model.register_forward_hook(_touch_eyes, with_kwargs=True)
+        self._skipping = None
+        if stage.position_skips is not None:
+            self._skipping = Skipping(stage.position_skips)
+            decoder.register_forward_pre_hook(self._skipping, with_kwargs=True)
+        header = processor.ids("<|im_start|>assistant\n")[0].tolist()
+        self._asking = last_rows(header)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with a group for each part and kind, at the learning rates of the stage."""
+        if self.optimizer is None:
+            made, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            stage = self.stage
+            held = parts.for_optimizer(model or self.model, stage.tune, stage.weight_decay)
+            self.optimizer = made(held, **options)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        seeded = loader.worker_init_fn
+        loader.worker_init_fn = _Worker(seeded)
+        return loader
+
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager:
+        """Around hooks too: what is seen is encoded before the model's own forward begins."""
+        return self.accelerator.autocast()
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+        """The mean over the supervised tokens of the step's whole batch, dropout and gaps on."""
+        place = self._place(len(inputs["input_ids"]))
+        step = self.state.global_step
+        if self._skipping is not None:
+            self._skipping.at(self.stage.seed, step, self.state.max_steps, place)
+        with ExitStack() as stack:
+            dropout = self.stage.dropout
+            if dropout is not None:
+                draw = torch.rand((), generator=generator(self.stage.seed, step, place))
+                if float(draw) < dropout.share:
+                    stack.enter_context(self._dropping())
+            return super().compute_loss(model, inputs, *args, **kw)
+
+    def _dropping(self) -> AbstractContextManager:
+        dropout = self.stage.dropout
+        assert dropout is not None
+        rows: Any = self._asking if dropout.query_rows == "last" else "answers"
+        return hico.progressive_dropout(
+            self.plain,
+            dropout.layers,
+            dropout.ratios,
+            dropout.kind,
+            positions=dropout.positions,
+            query_rows=rows,
+        )
+
+    def _place(self, rows: int) -> int:
+        """Of the pass's first row in the step's global batch."""
+        step, passes = self._passes
+        passes = passes if step == self.state.global_step else 0
+        self._passes = self.state.global_step, passes + 1
+        return (passes * self.args.world_size + self.args.process_index) * rows
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return os.path.join(self.args.output_dir, UNFINISHED)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As transformers does, but a checkpoint has its name only once it is whole."""
+        folder = Path(self.args.output_dir)
+        if self.args.should_save:
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"{CHECKPOINT}{self.state.global_step}"
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(folder / UNFINISHED / name, folder / name)
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            for old in checkpoints(folder)[: -self.stage.keep]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Weights, config, tokenizer and processor; nothing that runs code when it is read."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model: Any = self.model
+        write_model(model, self.processor, folder, state_dict)
+
+
+class _Worker:
+    """What a worker that loads data does first."""
+
+    def __init__(self, seeded: Any) -> None:
+        self.seeded = seeded
+
+    def __call__(self, number: int) -> None:
+        undisturbed()
+        if self.seeded is not None:
+            self.seeded(number)
+
+
+def _touch_eyes(model: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """A batch of text alone leaves gradients of zero, not none, in encoder and connector.
+
+    Processes add up the gradients that each of them has: all need the same ones. And a step does
+    the same to the optimiser's memory however its batch is shared among processes.
+    """
+    pixels, kinds = kwargs.get("pixel_values_videos"), kwargs.get("modalities")
+    blind = not pixels or (kinds is not None and all(kind == "text" for kind in kinds))
+    if not model.training or not blind or output.get("loss") is None:
+        return output
+    encoder = model.encoder
+    size, weight = encoder.image_size, next(encoder.parameters())
+    clip = weight.new_zeros(encoder.num_frames, 3, size, size)
+    (seen,) = model.visual_features([clip], modalities=["video"])
+    output["loss"] = output["loss"] + 0.0 * seen.float().sum()
+    return output
+
+
+def arguments(stage: StageSettings, world: int) -> TrainingArguments:
+    """The stage in the words of transformers.
+
+    Raises:
+        ValueError: a global batch that does not fit the number of processes.
+    """
+    cpu = stage.device == "cpu" or not torch.cuda.is_available()
+    sharded: dict[str, Any] = {}
+    if stage.fsdp and world > 1:
+        if cpu:
+            raise ValueError("fsdp: expected GPUs, as accelerate shards nothing on CPUs, got none")
+        # the encoder stays whole: its passes differ in number from process to process
+        wrap = {"transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"]}
+        sharded = {"fsdp": True, "fsdp_config": wrap | {"state_dict_type": "FULL_STATE_DICT"}}
+    return TrainingArguments(
+        output_dir=str(stage.output),
+        per_device_train_batch_size=stage.batch,
+        gradient_accumulation_steps=stage.accumulation(world),
+        num_train_epochs=stage.epochs,
+        max_steps=stage.steps or -1,
+        learning_rate=max(stage.tune.values()),
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup,
+        weight_decay=stage.weight_decay,
+        adam_beta1=stage.betas[0],
+        adam_beta2=stage.betas[1],
+        adam_epsilon=stage.eps,
+        max_grad_norm=stage.clip,
+        bf16=stage.precision == "bf16",
+        tf32=stage.tf32 if not cpu else None,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=stage.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=stage.save_every,
+        dataloader_num_workers=stage.workers,
+        dataloader_drop_last=stage.drop_last,
+        dataloader_pin_memory=not cpu,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if cpu and world > 1 else None,
+        average_tokens_across_devices=True,
+        report_to="none",
+        disable_tqdm=True,
+        seed=stage.seed,
+        use_cpu=cpu,
+        **sharded,
+    )
