@@ -84,4 +84,3 @@ def plan(stage: Any) -> str:
         told = f"{len(sources.rows)} rows, {len(sources.bad)} bad, {len(sources.worlds)} worlds"
         lines.append(f"  {told}; {steps} steps" if not sources.worlds else f"  {told}")
     return "\n".join(lines)
-

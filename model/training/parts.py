@@ -46,9 +46,7 @@ def freeze(model: nn.Module, tune: Mapping[str, float]) -> None:
     adapted = any("lora_" in name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        parameter.requires_grad_(
-            part in tune and (part != "llm" or not adapted or "lora_" in name)
-        )
+        parameter.requires_grad_(part in tune and (part != "llm" or not adapted or "lora_" in name))
 
 
 def groups(model: nn.Module, tune: Mapping[str, float]) -> list[Group]:

@@ -82,4 +82,3 @@ def status(number: int) -> int:
 def name(number: int) -> str:
     """As in SIGTERM."""
     return signal.Signals(number).name
-

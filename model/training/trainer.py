@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 import hico
 
@@ -58,6 +58,7 @@ class StageTrainer(Trainer):
         super().__init__(
             model, args, data_collator=collator, train_dataset=dataset, callbacks=list(callbacks)
         )
+        self.remove_callback(PrinterCallback)  # Record tells
         decoder = model.model
         if "encoder" in stage.tune or "connector" in stage.tune:
             model.register_forward_hook(_touch_eyes, with_kwargs=True)
