@@ -26,20 +26,20 @@ VISION = {
     "num_frames": 4,
     "hidden_size": 32,
     "num_hidden_layers": 3,
-    "num_attention_heads": 16,
+    "num_attention_heads": 2,
 }
 SIZES = {
     "vocab_size": 272,
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "max_position_embeddings": 4096,
     "mm_vision_tower": "umt-large",
     "mm_hidden_size": 32,
     "tie_word_embeddings": False,
-    "initializer_range": 0.06,
+    "initializer_range": 0.12,
 }
 QUESTION = "What colour?"
 

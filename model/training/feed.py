@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Sampler
 
 from .dataset import DataOptions, VideoChatDataset
 from .sampler import LengthGroupedSampler
@@ -16,7 +17,7 @@ from .sources import Sources, load_sources
 class Feed(ConcatDataset):
     """Several data sets, one behind the other."""
 
-    datasets: Sequence[Any]
+    datasets: list[Any]
 
     def set_epoch(self, epoch: int) -> None:
         """For those that are different in every epoch."""
@@ -83,11 +84,36 @@ def feed_of(stage: StageSettings, sources: Sources, processor: Any, **options: A
     return Feed(parts)
 
 
-def sampler_of(stage: StageSettings, feed: Feed, world: int) -> LengthGroupedSampler:
+class WholeSteps(Sampler[int]):
+    """The same order without what is left over when all steps are full.
+
+    Raises:
+        ValueError: not one step is full.
+    """
+
+    def __init__(self, inner: LengthGroupedSampler, step: int) -> None:
+        self.inner, self.count = inner, len(inner) // step * step
+        if not self.count:
+            raise ValueError(
+                f"global_batch: expected at most as many as there are rows, {len(inner)}, got "
+                f"{step} (or drop_last: false)"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        self.inner.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(self.inner, self.count)
+
+
+def sampler_of(stage: StageSettings, feed: Feed, world: int) -> Sampler[int]:
     """The order of the rows: batches of like lengths, or, all taken for alike, a random one."""
     count = len(feed)
     lengths = feed.lengths if stage.group_by_length else [1] * count
     kinds = feed.modalities if stage.group_by_length else ["visual"] * count
-    return LengthGroupedSampler(
-        lengths, kinds, stage.batch, world, stage.accumulation(world), stage.seed
-    )
+    accumulation = stage.accumulation(world)
+    sampler = LengthGroupedSampler(lengths, kinds, stage.batch, world, accumulation, stage.seed)
+    return WholeSteps(sampler, stage.global_batch) if stage.drop_last else sampler

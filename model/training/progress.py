@@ -35,7 +35,7 @@ class Record(TrainerCallback):
         if not state.is_world_process_zero:
             return
         past = [line for line in state.log_history if "loss" in line]
-        write_text(self.file, "".join(json.dumps(line) + "\n" for line in past))
+        write_text(self.file, "".join(json.dumps(line, sort_keys=True) + "\n" for line in past))
         look = {"unit": "step", "initial": state.global_step, "disable": not self.shown}
         self.bar = tqdm(None, self.name, state.max_steps, **look)
 
@@ -61,7 +61,7 @@ class Record(TrainerCallback):
             return
         line = state.log_history[-1]
         with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line, sort_keys=True) + "\n")
         if self.shown:
             self.bar.set_postfix(loss=f"{line['loss']:.4f}")
         else:

@@ -105,7 +105,7 @@ def _fit_tower(model: Any) -> None:
         {name: tuple(t.shape) for name, t in tower.state_dict().items()}
         for tower in (wanted, model.model.vision_tower)
     ]
-    check_names(*shapes, False)
+    check_names(shapes[0], shapes[1], False)
     model.encoder.image_size = wanted.vision_tower.image_size
 
 
@@ -192,8 +192,8 @@ def _loaded(config: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any
     model = VideoChatFlashForConditionalGeneration
     with torch.device("meta"):
         expected = model._from_config(copy.deepcopy(config)).state_dict()
-    shapes = ({n: tuple(t.shape) for n, t in held.items()} for held in (expected, state))
-    check_names(*shapes, config.tie_word_embeddings)
+    shapes = [{n: tuple(t.shape) for n, t in held.items()} for held in (expected, state)]
+    check_names(shapes[0], shapes[1], config.tie_word_embeddings)
     return model.from_pretrained(None, config=config, state_dict=dict(state), dtype=dtype)
 
 

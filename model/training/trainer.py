@@ -71,7 +71,7 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with a group for each part and kind, at the learning rates of the stage."""
-        if self.optimizer is None:
+        if getattr(self, "optimizer", None) is None:
             made, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             stage = self.stage
             held = parts.for_optimizer(model or self.model, stage.tune, stage.weight_decay)
@@ -83,8 +83,8 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
-        seeded = loader.worker_init_fn
-        loader.worker_init_fn = _Worker(seeded)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's wraps the one that works
+        inner.worker_init_fn = _Worker(inner.worker_init_fn)
         return loader
 
     def autocast_smart_context_manager(
