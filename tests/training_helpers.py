@@ -16,9 +16,9 @@ from hico.model.processing import VideoChatFlashProcessor
 
 COLOURS = {
     "red": (200, 40, 40),
-    "green": (40, 180, 60),
+    "lime": (40, 180, 60),
     "blue": (40, 60, 200),
-    "yellow": (210, 200, 40),
+    "gold": (210, 200, 40),
 }
 VISION = {
     "image_size": 32,
@@ -132,7 +132,11 @@ def write_videos(root, count, seed, films=0, texts=0, caption=False):
             rows.append({"video": video, "conversations": _turns(asked, colour)})
         if rows:
             (root / f"{kind}.json").write_text(json.dumps(rows))
-            entry = {"json_path": str(root / f"{kind}.json"), "data_root": str(root), "sampling_strategy": "all"}
+            entry = {
+                "json_path": str(root / f"{kind}.json"),
+                "data_root": str(root),
+                "sampling_strategy": "all",
+            }
             entries.append(entry | ({"video_read_type": "img"} if kind == "img" else {}))
     if texts:
         lines = [{"conversations": _turns(f"{i} and 1?", str(i + 1))} for i in range(texts)]

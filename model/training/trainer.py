@@ -22,6 +22,7 @@ from .chance import Skipping, generator
 from .saving import CHECKPOINT, checkpoints, write_model
 from .settings import StageSettings
 from .signals import undisturbed
+from .together import WRAPPED, Touch, gather_once
 
 UNFINISHED = ".saving"  # beside the checkpoints, until one is whole
 
@@ -59,9 +60,10 @@ class StageTrainer(Trainer):
             model, args, data_collator=collator, train_dataset=dataset, callbacks=list(callbacks)
         )
         self.remove_callback(PrinterCallback)  # Record tells
+        self.add_callback(_Prepared)
         decoder = model.model
         if "encoder" in stage.tune or "connector" in stage.tune:
-            model.register_forward_hook(_touch_eyes, with_kwargs=True)
+            Touch(model)
         self._skipping = None
         if stage.position_skips is not None:
             self._skipping = Skipping(stage.position_skips)
@@ -167,22 +169,9 @@ class _Worker:
             self.seeded(number)
 
 
-def _touch_eyes(model: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-    """A batch of text alone leaves gradients of zero, not none, in encoder and connector.
-
-    Processes add up the gradients that each of them has: all need the same ones. And a step does
-    the same to the optimiser's memory however its batch is shared among processes.
-    """
-    pixels, kinds = kwargs.get("pixel_values_videos"), kwargs.get("modalities")
-    blind = not pixels or (kinds is not None and all(kind == "text" for kind in kinds))
-    if not model.training or not blind or output.get("loss") is None:
-        return output
-    encoder = model.encoder
-    size, weight = encoder.image_size, next(encoder.parameters())
-    clip = weight.new_zeros(encoder.num_frames, 3, size, size)
-    (seen,) = model.visual_features([clip], modalities=["video"])
-    output["loss"] = output["loss"] + 0.0 * seen.float().sum()
-    return output
+class _Prepared(TrainerCallback):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        gather_once(kwargs["model"])
 
 
 def arguments(stage: StageSettings, world: int) -> TrainingArguments:
@@ -197,7 +186,7 @@ def arguments(stage: StageSettings, world: int) -> TrainingArguments:
         if cpu:
             raise ValueError("fsdp: expected GPUs, as accelerate shards nothing on CPUs, got none")
         # the encoder stays whole: its passes differ in number from process to process
-        wrap = {"transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"]}
+        wrap = {"transformer_layer_cls_to_wrap": WRAPPED}
         sharded = {"fsdp": True, "fsdp_config": wrap | {"state_dict_type": "FULL_STATE_DICT"}}
     return TrainingArguments(
         output_dir=str(stage.output),
