@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from . import lora, parts
+from .annotations import BadRowError
 from .feed import Feed, feed_of, read_sources, sampler_of
 from .progress import Epochs, Record, Stop, curve
 from .saving import (
@@ -103,7 +104,10 @@ def _trained(trainer: Any, feed: Feed, bad: list, folder: Path, signals: Signals
     newest = checkpoints(folder)[-1:]
     if newest:
         _say(main, f"{stage.name}: goes on from {newest[0]}")
-    trainer.train(resume_from_checkpoint=str(newest[0]) if newest else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(newest[0]) if newest else None)
+    except BadRowError as error:  # of a worker it comes with a whole traceback as its text
+        raise ValueError(str(error).splitlines()[-1].rpartition("BadRowError: ")[2]) from error
     state = trainer.state
     if main:
         _report(bad + feed.skipped, folder)

@@ -1,7 +1,6 @@
 """The four stages one after another on a CPU, from random weights to answers about new videos."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from training_helpers import (
 
 from hico.cli import main
 from hico.model.load import load_model
+from hico.model.training.parts import part_of
 
 RATES = {"encoder": 2e-3, "connector": 5e-3, "llm": 3e-3}
 STAGES = {
@@ -40,25 +40,37 @@ STAGES = {
 ORDER = list(STAGES)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """stage -> the folder that it left behind; "start" is where the first began."""
+def test_four_stages(tmp_path):
+    """One test, so that it is trained once however many processes test."""
     pytest.importorskip("av")
-    root = tmp_path_factory.mktemp("stages")
-    folders = {"start": tiny_folder(root / "start")}
-    captions = write_videos(root / "captions", 48, 0, caption=True)
-    questions = write_videos(root / "questions", 80, 1, films=8, texts=12)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for before, name in zip(["start", *ORDER], ORDER, strict=False):
-            settings = SMALL | STAGES[name] | {"model": folders[before], "output": root / name}
-            data = captions if name == "align" else questions
-            file = write_stage(root / f"{name}.yaml", extends=name, data=data, **settings)
-            assert main(["train", str(file)]) == 0
-            folders[name] = root / name
+        folders = train(tmp_path)
     finally:
         torch.set_num_threads(threads)
+    for name in ORDER:
+        check_log(folders[name], name)
+    check_frozen(folders["start"], folders["align"], {"connector"})
+    check_frozen(folders["joint"], folders["high_resolution"], {"encoder", "connector"})
+    assert accuracy(folders["start"], blank=False) <= 0.5
+    for name in ORDER[1:]:
+        assert accuracy(folders[name], blank=False) >= 0.85, name
+        assert accuracy(folders[name], blank=True) <= 0.5, name
+    check_answers(folders["high_resolution"], tmp_path)
+
+
+def train(root):
+    """stage -> the folder that it left behind; "start" is where the first began."""
+    folders = {"start": tiny_folder(root / "start")}
+    captions = write_videos(root / "captions", 48, 0, caption=True)
+    questions = write_videos(root / "questions", 80, 1, films=8, texts=12)
+    for before, name in zip(["start", *ORDER], ORDER, strict=False):
+        settings = SMALL | STAGES[name] | {"model": folders[before], "output": root / name}
+        data = captions if name == "align" else questions
+        file = write_stage(root / f"{name}.yaml", extends=name, data=data, **settings)
+        assert main(["train", str(file)]) == 0
+        folders[name] = root / name
     return folders
 
 
@@ -78,43 +90,34 @@ def accuracy(folder, blank):
     return right / 40
 
 
-@pytest.mark.parametrize("name", ["short", "joint", "high_resolution"])
-def test_it_learns_to_see(trained, name):
-    assert accuracy(trained[name], blank=False) >= 0.85
-    assert accuracy(trained[name], blank=True) <= 0.5
-    assert accuracy(trained["start"], blank=False) <= 0.5
+def check_log(folder, name):
+    """A line a step, and a loss that falls; the last two keep what there is."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").open()]
+    assert [line["step"] for line in lines] == list(range(1, STAGES[name]["steps"] + 1))
+    first, last = (sum(x["loss"] for x in part) for part in (lines[:3], lines[-3:]))
+    assert last < (0.8 if name in ("align", "short") else 3) * first, name
+    assert {k[3:] for k in lines[0] if k[:3] == "lr_"} == set(STAGES[name]["tune"])
 
 
-def test_every_loss_falls(trained):
-    for name in ORDER:
-        lines = [json.loads(line) for line in (trained[name] / "log.jsonl").open()]
-        assert [line["step"] for line in lines] == list(range(1, STAGES[name]["steps"] + 1))
-        first, last = (sum(x["loss"] for x in part) for part in (lines[:3], lines[-3:]))
-        assert last < first or name == "high_resolution" and last < 1.2 * first
-
-
-@pytest.mark.parametrize(("before", "name"), [("start", "align"), ("joint", "high_resolution")])
-def test_frozen_parts_stay_as_they_were(trained, before, name):
-    states = [load_model(trained[x], "cpu", torch.float32)[0].state_dict() for x in (before, name)]
+def check_frozen(before, after, tuned):
+    """Parts that are not tuned are the same bit for bit, the others are not."""
+    states = [load_model(x, "cpu", torch.float32)[0].state_dict() for x in (before, after)]
     changed = {key for key in states[0] if not torch.equal(states[0][key], states[1][key])}
-    parts = {"vision_tower": "encoder", "mm_projector": "connector"}
-    found = {next((parts[k] for k in parts if k in key), "llm") for key in changed}
-    assert found == set(STAGES[name]["tune"])
+    assert {part_of(key) for key in changed} == tuned
 
 
-def test_the_last_folder_answers_about_a_film(trained, tmp_path):
-    folder = trained["high_resolution"]
+def check_answers(folder, root):
+    """The last stage's folder, loaded as any model, about films that it has not seen."""
     config = json.loads((folder / "config.json").read_text())
-    assert (config["model_type"], config["mm_vision_tower"]) == (
-        "videochat_flash_qwen",
-        "umt-hd-large",
-    )
-    assert (folder / "model.safetensors").is_file() and (folder / "tokenizer.json").is_file()
-    assert not [p for p in Path(folder).rglob("*") if p.suffix in (".bin", ".pkl")]
+    found = config["model_type"], config["mm_vision_tower"]
+    assert found == ("videochat_flash_qwen", "umt-hd-large")
+    held = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "processor_config.json"} <= held
+    assert not [name for name in held if name.endswith((".bin", ".pkl", ".pt"))]
     model, processor = load_model(folder, "cpu")
     assert model.encoder.image_size == processor.image_size == 40
     for i, colour in enumerate(COLOURS):
-        film = tmp_path / f"{colour}.mp4"
+        film = root / f"{colour}.mp4"
         write_mp4(film, frames_of(colour, [7, i]))
         answer = model.ask(film, QUESTION, processor, frames=8, max_new_tokens=8)
         assert answer.strip() == colour
