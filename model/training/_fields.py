@@ -81,3 +81,13 @@ def _scalar(kind: Any, given: Any, name: str) -> Any:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         raise ValueError(f"{name}: expected {words[kind]}, got {given!r}")
     return given
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """The number is in this range.
+
+    Raises:
+        ValueError: it is not, or is none.
+    """
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected a number from {low} to {high}, got {value}")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .settings import Skips
+from .extras import Skips
 
 
 def generator(seed: int, step: int, place: int) -> torch.Generator:

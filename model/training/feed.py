@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import torch
 from torch.utils.data import ConcatDataset, Sampler
 
 from .dataset import DataOptions, VideoChatDataset
@@ -79,6 +80,11 @@ def feed_of(stage: StageSettings, sources: Sources, processor: Any, **options: A
         from .worlds.dataset import WorldDataset
 
         parts.append(WorldDataset(spec, processor, how))
+        if stage.workers and torch.device(parts[-1].spec.device).type != "cpu":
+            raise ValueError(
+                f"workers: expected 0, as only one process can draw on {parts[-1].spec.device}, "
+                f"got {stage.workers}"
+            )
     if not parts:
         raise ValueError(f"data: expected at least one row in {stage.data}, got none")
     return Feed(parts)

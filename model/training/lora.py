@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .extras import Lora
 from .parts import part_of
-from .settings import Lora
 
 
 def adapt(model: nn.Module, lora: Lora) -> None:

@@ -25,7 +25,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def write_model(model: Any, processor: Any, folder: Path, state: Any = None) -> None:
     """Config, safetensors, tokenizer and processor, as from_pretrained takes them."""
-    model.save_pretrained(folder, state_dict=state)
+    cached, model.config.use_cache = model.config.use_cache, True  # off only while it is trained
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.config.use_cache = cached
     processor.save_pretrained(folder)
 
 

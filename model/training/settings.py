@@ -14,60 +14,14 @@ import yaml
 from hico.model.load import HUB_ID
 from hico.ops import _check
 
-from ._fields import built, place
+from ._fields import built, place, within
+from .extras import Dropout, Lora, Skips
 
 STAGES = Path(__file__).parent / "stages"
 PARTS = ("encoder", "connector", "llm")
 # whose values are files or folders, relative to the YAML that names them
 PATHS = ("model", "encoder", "connector", "data", "output")
 MOST_FILES = 16  # that extend one another
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Progressive dropout of visual tokens in training, see hico.progressive_dropout.
-
-    Attributes:
-        layers, ratios, kind, positions: as there.
-        query_rows: whose attention ranks. "last" = the last row of each prompt, the one that
-            inference uses; "answers" = the published rule, the rows before each run of labels.
-        share: of the batches in which tokens are dropped.
-    """
-
-    layers: tuple[int, ...]
-    ratios: tuple[float, ...]
-    kind: str = "uniform0_attention"
-    positions: Literal["renumber", "keep"] = "renumber"
-    query_rows: Literal["last", "answers"] = "last"
-    share: float = 1.0
-
-
-@dataclass(frozen=True)
-class Skips:
-    """Random gaps between positions, so that short rows train for long ones.
-
-    Attributes:
-        max: the highest position in a row, once the ramp is over.
-        start, ramp: shares of the steps: none before the first, growing for the second.
-        gaps: in a row, at most.
-    """
-
-    max: int
-    start: float = 0.0
-    ramp: float = 0.5
-    gaps: int = 16
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters of the language model, merged into it at the end."""
-
-    rank: int = 64
-    alpha: float = 128.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = (
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,22 +121,13 @@ class StageSettings:
                 _check.integer(name, getattr(self, name), 1, 1 << 31)
         _check.integer("min_frames", self.min_frames, 1, 1 << 31)
         _check.integer("max_frames", self.max_frames, self.min_frames, 1 << 31)
-        _within("warmup", self.warmup, 0, 1)
-        _within("weight_decay", self.weight_decay, 0, float("inf"))
-        _within("clip", self.clip, 0, float("inf"))
+        within("warmup", self.warmup, 0, 1)
+        within("weight_decay", self.weight_decay, 0, float("inf"))
+        within("clip", self.clip, 0, float("inf"))
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas: expected two numbers from 0 to below 1, got {self.betas}")
-        if self.dropout is not None:
-            _within("dropout.share", self.dropout.share, 0, 1)
-        if self.position_skips is not None:
-            _check.integer("position_skips.max", self.position_skips.max, 1, 1 << 31)
-            _check.integer("position_skips.gaps", self.position_skips.gaps, 1, 1 << 16)
-            _within("position_skips.start", self.position_skips.start, 0, 1)
-            _within("position_skips.ramp", self.position_skips.ramp, 0, 1)
-        if self.lora is not None:
-            _check.integer("lora.rank", self.lora.rank, 1, 1 << 16)
-            if "llm" not in self.tune:
-                raise ValueError(f"lora: expected llm among what is tuned, got {list(self.tune)}")
+        if self.lora is not None and "llm" not in self.tune:
+            raise ValueError(f"lora: expected llm among what is tuned, got {list(self.tune)}")
 
     def accumulation(self, world: int) -> int:
         """Passes of a process in one step.
@@ -284,11 +229,6 @@ def _check_tune(tune: Mapping[str, float]) -> None:
     for part, rate in tune.items():
         if not 0 < rate < 10:
             raise ValueError(f"tune.{part}: expected a learning rate above 0, got {rate}")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low} to {high}, got {value}")
 
 
 def _listed(value: Any) -> Any:

@@ -56,6 +56,8 @@ class StageTrainer(Trainer):
         self.stage, self.sampler, self.processor = stage, sampler, processor
         self.plain = model  # without what processes wrap around it
         self._passes = (-1, 0)
+        if stage.dropout is not None:
+            stage.dropout.check(model.config.num_hidden_layers)
         super().__init__(
             model, args, data_collator=collator, train_dataset=dataset, callbacks=list(callbacks)
         )
@@ -188,7 +190,11 @@ def arguments(stage: StageSettings, world: int) -> TrainingArguments:
         # the encoder stays whole: its passes differ in number from process to process
         wrap = {"transformer_layer_cls_to_wrap": WRAPPED}
         sharded = {"fsdp": True, "fsdp_config": wrap | {"state_dict_type": "FULL_STATE_DICT"}}
-    return TrainingArguments(
+    again: dict[str, Any] = {}
+    if stage.gradient_checkpointing:
+        again = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        again["gradient_checkpointing"] = True
+    args = TrainingArguments(
         output_dir=str(stage.output),
         per_device_train_batch_size=stage.batch,
         gradient_accumulation_steps=stage.accumulation(world),
@@ -204,8 +210,6 @@ def arguments(stage: StageSettings, world: int) -> TrainingArguments:
         max_grad_norm=stage.clip,
         bf16=stage.precision == "bf16",
         tf32=stage.tf32 if not cpu else None,
-        gradient_checkpointing=stage.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=stage.log_every,
         logging_first_step=True,
         logging_nan_inf_filter=False,
@@ -213,7 +217,7 @@ def arguments(stage: StageSettings, world: int) -> TrainingArguments:
         save_steps=stage.save_every,
         dataloader_num_workers=stage.workers,
         dataloader_drop_last=stage.drop_last,
-        dataloader_pin_memory=not cpu,
+        dataloader_pin_memory=False,  # what worlds draw on a GPU is there already
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if cpu and world > 1 else None,
@@ -222,5 +226,9 @@ def arguments(stage: StageSettings, world: int) -> TrainingArguments:
         disable_tqdm=True,
         seed=stage.seed,
         use_cpu=cpu,
+        **again,
         **sharded,
     )
+    # of several GPUs one process takes one: transformers would split a batch's tensors among them
+    args._n_gpu = min(args.n_gpu, 1)
+    return args

@@ -110,7 +110,7 @@ def check_answers(folder, root):
     """The last stage's folder, loaded as any model, about films that it has not seen."""
     config = json.loads((folder / "config.json").read_text())
     found = config["model_type"], config["mm_vision_tower"]
-    assert found == ("videochat_flash_qwen", "umt-hd-large")
+    assert found == ("videochat_flash_qwen", "umt-hd-large") and config["use_cache"]
     held = {path.name for path in folder.iterdir()}
     assert {"model.safetensors", "tokenizer.json", "processor_config.json"} <= held
     assert not [name for name in held if name.endswith((".bin", ".pkl", ".pt"))]

@@ -84,6 +84,12 @@ def test_dry_run_tells(capsys):
         ({"betas": [0.9]}, "betas: expected two numbers"),
         ({"min_frames": 9, "max_frames": 8}, "max_frames: expected 9 <="),
         ({"dropout": {"layers": [4]}}, "dropout.ratios: expected a value, got none"),
+        ({"dropout": {"layers": [4], "ratios": [1]}}, "dropout.ratios: expected 2, one more"),
+        ({"dropout": {"layers": [4], "ratios": [1, 2]}}, "dropout.ratios: expected them to fall"),
+        (
+            {"position_skips": {"max": 9, "ramp": 2}},
+            "position_skips.ramp: expected a number from 0",
+        ),
         ({"dropout": 3}, "dropout.: expected a mapping, got 3"),
         ({"lora": {"rnk": 3}}, "lora.rnk: unknown; expected one of rank"),
         ({"lora": {}, "tune": {"connector": 1}}, "lora: expected llm among what is tuned"),

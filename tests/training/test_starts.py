@@ -144,6 +144,8 @@ def test_a_run_with_lora(tmp_path):
     assert {n.split(".")[-2] for n in changed if ".layers." in n} == set(Lora().targets)
     assert not {"model.embed_tokens.weight", "model.norm.weight"} & changed
     load_model(tmp_path / "o", "cpu")
+    kept = load_file(tmp_path / "o" / "checkpoint-1" / "model.safetensors")
+    assert {n.split(".")[-4] for n in kept if "lora_B" in n} == set(Lora().targets)
 
 
 def test_rows_that_ask():
@@ -246,13 +248,19 @@ def test_a_loss_that_is_no_number(tmp_path, capsys):
 
 
 def test_what_has_to_be_named(tmp_path, capsys):
-    folder = tiny_folder(tmp_path / "m")
+    folder, data = tiny_folder(tmp_path / "m"), write_videos(tmp_path / "d", 4, 0)
     for words, message in (
         (["--model", "m"], "output: expected a folder for the run"),
         (["--model", str(folder), "--output", str(tmp_path / "o")], "data: expected a YAML file"),
         (["--output", str(tmp_path / "o"), "--data", "nowhere.yaml"], "nowhere.yaml"),
+        (
+            ["--model", str(folder), "--data", str(data), "--output", str(tmp_path / "o")]
+            + ["--set", "dropout={layers: [9], ratios: [1, 0.5]}", "resolution=32"],
+            "dropout.layers: expected 1 <= layers <= 3, got 9",
+        ),
         (["--output", str(folder / "config.json")], "output: expected a folder, got the file"),
     ):
-        assert main(["train", "short", "--set", "device=cpu", *words]) == 2
+        few = ["--set", "device=cpu", "global_batch=4", "max_length=1000"]
+        assert main(["train", "short", *few, *words]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "o").exists()
     assert StageSettings().accumulation(8) == 32
