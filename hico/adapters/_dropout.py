@@ -289,6 +289,9 @@ class Dropout:
             queries, asked = find(rows.labels, rows.mask)
             if not queries.shape[1]:
                 return hidden.new_zeros(hidden.shape[:2]), asked
-        scorer = self._scorers[self._plan.layers[stage]]
+        place = self._plan.layers[stage]
+        scorer, layer = self._scorers[place], self._base.layers[place]
+        if hasattr(layer, "unshard"):  # by FSDP2, which would gather the weights only for its turn
+            layer.unshard()
         score, _ = scorer(hidden, rotation, query_rows=queries, key_mask=rows.mask)
         return score, asked

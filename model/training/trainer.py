@@ -176,6 +176,16 @@ class _Prepared(TrainerCallback):
         gather_once(kwargs["model"])
 
 
+def refuse_on_cpus(cpu: bool) -> None:
+    """For FSDP2.
+
+    Raises:
+        ValueError: there are CPUs alone.
+    """
+    if cpu:
+        raise ValueError("fsdp: expected GPUs, as accelerate shards nothing on CPUs, got none")
+
+
 def arguments(stage: StageSettings, world: int) -> TrainingArguments:
     """The stage in the words of transformers.
 
@@ -185,8 +195,7 @@ def arguments(stage: StageSettings, world: int) -> TrainingArguments:
     cpu = stage.device == "cpu" or not torch.cuda.is_available()
     sharded: dict[str, Any] = {}
     if stage.fsdp and world > 1:
-        if cpu:
-            raise ValueError("fsdp: expected GPUs, as accelerate shards nothing on CPUs, got none")
+        refuse_on_cpus(cpu)
         # the encoder stays whole: its passes differ in number from process to process
         wrap = {"transformer_layer_cls_to_wrap": WRAPPED}
         sharded = {"fsdp": True, "fsdp_config": wrap | {"state_dict_type": "FULL_STATE_DICT"}}

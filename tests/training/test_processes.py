@@ -64,16 +64,16 @@ def same(one, other, error):
         assert close.float().mean() > 0.999, name
 
 
-def test_two_processes_as_one(made):
-    assert main(["train", str(stage(made, "one"))]) == 0
+def test_two_processes(made):
+    """One test, so that the runs that are compared are made once."""
     launched([*TORCHRUN, "-m", "hico.cli", "train", str(stage(made, "two"))])
+    assert main(["train", str(stage(made, "one"))]) == 0
     same(made / "one", made / "two", 2e-5)
     assert not list((made / "two").glob(".*"))
-
-
-def test_sharded_as_replicated_on_a_cpu():
-    """accelerate shards nothing on CPUs: its FSDP2 wrapping is called by hand there."""
-    launched([*TORCHRUN, str(Path(__file__).parent / "sharded.py")])
+    # FSDP2, and with the activations computed again
+    file = stage(made, "sharded", fsdp=True, gradient_checkpointing=True)
+    launched([*TORCHRUN, str(Path(__file__).parent / "as_if_gpus.py"), "train", str(file)])
+    same(made / "two", made / "sharded", 2e-5)
 
 
 @pytest.mark.gpu
