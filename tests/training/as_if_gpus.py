@@ -32,6 +32,7 @@ class Checked(trainer.StageTrainer):
         return super().training_step(model, *args)
 
 
-trainer.TrainingArguments, trainer.StageTrainer = believing, Checked
-trainer.refuse_on_cpus = lambda cpu: None
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    trainer.TrainingArguments, trainer.StageTrainer = believing, Checked
+    trainer.refuse_on_cpus = lambda cpu: None
+    sys.exit(main(sys.argv[1:]))
