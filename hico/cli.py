@@ -20,6 +20,7 @@ COMMANDS = {
     "build": ("hico.model.training.build.command", "make training rows of annotated events"),
     "demo": ("hico.model.demo", "try all of it on a video: read, merge, draw, ask"),
     "train": ("hico.model.training.command", "train a stage of the model from a YAML file"),
+    "world": ("hico.model.training.worlds.command", "make videos and questions with exact answers"),
 }
 
 

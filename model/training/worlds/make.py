@@ -1,0 +1,148 @@
+"""make_world: from a few arguments to a whole world, always the same one."""
+
+from dataclasses import replace
+from itertools import permutations
+from random import Random
+
+import numpy as np
+
+from hico.ops import _check
+
+from . import counting, grounding, multihop, needle, ordering
+from .cards import random_style
+from .families import Draft, Rules
+from .splits import SPLITS, check_split
+from .world import CLIP, Placement, World
+
+KINDS = {
+    "needle": needle.draw,
+    "multihop": multihop.draw,
+    "ordering": ordering.draw,
+    "counting": counting.draw,
+    "grounding": grounding.draw,
+}
+CARDS = ("turned", "static", "mixed")
+HOPS = (1, 6)
+TURNED = 0.75  # of the worlds of "mixed"
+TURNS = sorted(set(permutations(("front", "front", "back", "back"))))
+
+
+def make_world(
+    kind: str,
+    seed: int,
+    frames: int,
+    split: str = "train",
+    *,
+    questions: int = 1,
+    card: str = "turned",
+    cards: int | None = None,
+    hops: int | tuple[int, int] = 3,
+    density: float = 0.5,
+    depth: float | None = None,
+    haystack: str = "natural",
+    fps: float = 1.0,
+) -> World:
+    """The world of these arguments: equal arguments give equal worlds, nothing else is read.
+
+    A card fills four frames that begin at a multiple of four, anywhere in the video. All cards of a
+    world have one style. A turned card shows its front (shape, colour, word) on two of them and its
+    back (number, or the next card) on the other two, in one of six orders, so that no single frame
+    tells which front belongs to which back: 64 uniform frames of 1,000 are no better than none. A
+    static card shows both sides on all four; whoever sees 64 of 1,000 frames then meets the right
+    card one time in four.
+
+    Args:
+        kind: needle, multihop, ordering, counting or grounding.
+        seed: not negative.
+        frames: of the video; those beyond the last multiple of 4 show no card.
+        split: "test" draws combinations, fonts, layouts, videos and wordings that "train" never
+            does.
+        questions: at most so many; fewer where more would give each other away.
+        card: turned, static, or mixed: three worlds of four turned.
+        cards: None = at least 33, or as many as fit where the video is shorter. A needle may also
+            ask for 1 to 3, an easy start: then wrong options are not in the video.
+        hops: cards of a chain, or the fewest and the most.
+        density: at most this share of the video shows cards. The smallest videos hold 4 cards
+            (needle), 4 x hops (multihop), 9 (ordering), 16 (grounding), 24 (counting).
+        depth: where the first needle of the first question is, 0 = first clip, 1 = last; None =
+            anywhere. Not for ordering and grounding, whose answers are places.
+        haystack: natural, or a folder of videos.
+
+    Raises:
+        ValueError: an argument out of range, or fewer frames than the smallest world takes.
+
+    >>> from hico.model.training.worlds import make_world
+    >>> world = make_world("needle", seed=1, frames=1000)
+    >>> len(world.placements), len(world.questions), world.questions[0].letter in "ABCD"
+    (40, 1, True)
+    """
+    _check.one_of("kind", kind, tuple(KINDS))
+    check_split(split)
+    _check.one_of("card", card, CARDS)
+    _check.integer("seed", seed, 0, 1 << 63)
+    _check.integer("frames", frames, 1, 1 << 31)
+    _check.integer("questions", questions, 1, 1 << 31)
+    _check_shares(kind, density, depth, fps)
+    rules = Rules(split, frames, fps, int(frames // CLIP * density), cards, questions, _pair(hops))
+    key = [tuple(KINDS).index(kind), SPLITS.index(split), seed, frames]
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+    draft = KINDS[kind](rng, rules)
+    slots = _slots(rng, draft, frames // CLIP, depth)
+    if card == "mixed":
+        card = "turned" if rng.random() < TURNED else "static"
+    style = random_style(Random(int(rng.integers(1 << 62))), split)
+    order = np.argsort(slots)
+    places = np.argsort(order)
+    placements = tuple(
+        Placement(
+            int(slots[i]) * CLIP,
+            draft.cards[i],
+            replace(style, seed=int(rng.integers(1 << 31))),
+            TURNS[rng.integers(len(TURNS))] if card == "turned" else ("both",) * CLIP,
+        )
+        for i in order
+    )
+    return World(
+        kind=kind,
+        seed=seed,
+        split=split,
+        card=card,
+        frames=frames,
+        fps=float(fps),
+        placements=placements,
+        haystack=str(haystack),
+        haystack_seed=int(rng.integers(1 << 31)),
+        questions=tuple(question.moved(places) for question in draft.questions),
+    )
+
+
+def _slots(rng: np.random.Generator, draft: Draft, clips: int, depth: float | None) -> np.ndarray:
+    """The clip of each card; with a depth the first needle changes places with what is there."""
+    if draft.slots is not None:
+        return np.array(draft.slots)
+    slots = rng.choice(clips, len(draft.cards), replace=False)
+    if depth is not None and draft.questions and draft.questions[0].needles:
+        target, wanted = draft.questions[0].needles[0], round(depth * (clips - 1))
+        slots[slots == wanted] = slots[target]
+        slots[target] = wanted
+    return slots
+
+
+def _pair(hops: int | tuple[int, int]) -> tuple[int, int]:
+    low, high = (hops, hops) if isinstance(hops, int) else hops
+    if not HOPS[0] <= low <= high <= HOPS[1]:
+        raise ValueError(f"hops: expected {HOPS[0]} to {HOPS[1]}, got {hops}")
+    return int(low), int(high)
+
+
+def _check_shares(kind: str, density: float, depth: float | None, fps: float) -> None:
+    if not 0 < density <= 1:
+        raise ValueError(f"density: expected more than 0 and at most 1, got {density}")
+    if not fps > 0:
+        raise ValueError(f"fps: expected more than 0, got {fps}")
+    if depth is None:
+        return
+    if kind in ("ordering", "grounding"):
+        raise ValueError(f"depth: expected none for {kind}, whose answers are places, got {depth}")
+    if not 0 <= depth <= 1:
+        raise ValueError(f"depth: expected 0 to 1, got {depth}")

@@ -1,0 +1,176 @@
+"""Worlds as files: real mp4 videos, questions in the published format, and a YAML that names them."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from hico.model.processing import IMAGE
+
+from .spec import WorldSpec
+from .world import CLIP, World
+
+QUESTIONS, DATA, VIDEOS = "questions.jsonl", "data.yaml", "videos"
+X264 = {"preset": "veryfast", "crf": "18", "g": "16"}
+TILE, COLUMNS = 112, 8
+
+
+def write_worlds(
+    spec: WorldSpec, folder: str | os.PathLike[str], size: int = 224, progress: bool = False
+) -> list[dict[str, Any]]:
+    """spec.count videos -> folder/videos/*.mp4, questions.jsonl and data.yaml, for `hico train`.
+
+    The questions and the YAML come last: where they are, all is there. Every file is written beside
+    its place and then moved.
+
+    Args:
+        size: pixels of a side, even.
+        progress: show a bar on stderr.
+
+    Returns:
+        The rows of questions.jsonl: the published keys, and besides asked, options, answer (the
+        letter), free_question, free_answer, steps, hops, needle_frames [[first, last], ...], split,
+        world, seed, number, card.
+
+    Raises:
+        ValueError: an odd size, or the folder has questions already.
+        OSError: no permission, or the disk is full.
+        ModuleNotFoundError: PyAV is not installed.
+    """
+    folder = Path(folder)
+    if size < 16 or size % 2:
+        raise ValueError(f"size: expected an even number of 16 or more, got {size}")
+    for name in (QUESTIONS, DATA):
+        if (folder / name).exists():
+            raise ValueError(f"{folder}: expected a folder without worlds, found {name}")
+    (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    frames = sum(spec.length(i) for i in range(spec.count))
+    with tqdm(total=frames, unit="frame", disable=not progress) as bar:
+        for number in range(spec.count):
+            world = spec.make(number)
+            name = f"{spec.world}_{spec.split}_{spec.seed}_{number:05d}.mp4"
+            write_video(folder / VIDEOS / name, world, size, spec.device, bar.update)
+            rows += rows_of(spec, number, world, name)
+    with replacing(folder / QUESTIONS) as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    entry = {"json_path": QUESTIONS, "data_root": VIDEOS, "media_type": "video"}
+    with replacing(folder / DATA) as file:
+        file.write(yaml.safe_dump({"datasets": [entry]}, sort_keys=False).encode())
+    return rows
+
+
+def rows_of(spec: WorldSpec, number: int, world: World, video: str) -> list[dict[str, Any]]:
+    """The rows of one world's questions, one each."""
+    rows = []
+    forms = spec.forms(number, len(world.questions))
+    for i, (question, form) in enumerate(zip(world.questions, forms, strict=True)):
+        asked, answer = question.turn("options" if form == "describe" else form)
+        starts = [world.placements[place].start for place in question.needles]
+        turns = [("human", f"{IMAGE}\n{asked}"), ("gpt", answer)]
+        rows.append(
+            {
+                "id": f"{Path(video).stem}_{i}",
+                "video": video,
+                "conversations": [{"from": role, "value": text} for role, text in turns],
+                "asked": question.asked,
+                "options": list(question.options),
+                "answer": question.letter,
+                "free_question": question.turn("free")[0],
+                "free_answer": question.free_answer,
+                "steps": list(question.steps),
+                "hops": question.hops,
+                "needle_frames": [[start, start + CLIP - 1] for start in starts],
+                "split": world.split,
+                "world": world.kind,
+                "seed": spec.seed,
+                "number": number,
+                "card": world.card,
+            }
+        )
+    return rows
+
+
+def write_video(
+    path: Path,
+    world: World,
+    size: int,
+    device: Any = "cpu",
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """One world as h264 in mp4, in bounded memory.
+
+    Args:
+        progress: called with the number of frames that are done.
+    """
+    import av
+
+    with replacing(path) as file, av.open(file, "w", format="mp4") as out:
+        rate = Fraction(world.fps).limit_denominator(1001)
+        stream = out.add_stream("libx264", rate=rate, options=X264)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for piece in world.stream(size, device):
+            for pixels in piece.cpu().numpy():
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            if progress is not None:
+                progress(len(piece))
+        out.mux(stream.encode(None))
+
+
+def write_preview(path: str | os.PathLike[str], world: World, device: Any = "cpu") -> None:
+    """A PNG: eight frames of the video, and all frames of the first question's cards below."""
+    import av
+
+    question = world.questions[0]
+    spread = np.linspace(0, world.frames - 1, COLUMNS).round().astype(int)
+    cards = [i for i in (*question.needles, *question.foils) if i >= 0]
+    starts = [world.placements[i].start for i in cards]
+    rows = [spread, *(np.arange(start, start + CLIP) for start in starts)]
+    tiles = world.render(np.concatenate(rows).tolist(), 2 * TILE, device).cpu()
+    sheet = _sheet(tiles)
+    codec = av.CodecContext.create("png", "w")
+    codec.height, codec.width = sheet.shape[:2]
+    codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
+    packets = codec.encode(av.VideoFrame.from_ndarray(sheet.numpy(), "rgb24")) + codec.encode(None)
+    with replacing(Path(path)) as file:
+        file.write(b"".join(map(bytes, packets)))
+
+
+def _sheet(tiles: Tensor) -> Tensor:
+    """uint8 [n, 2 S, 2 S, 3] -> [rows * S, COLUMNS * S, 3], black where there is none."""
+    small = F.avg_pool2d(tiles.movedim(-1, 1).float(), 2).round().byte().movedim(1, -1)
+    missing = -len(small) % COLUMNS
+    small = torch.cat([small, small.new_zeros(missing, *small.shape[1:])])
+    return small.unflatten(0, (-1, COLUMNS)).movedim(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """A new binary file that takes its place when the block ends, and is gone if it fails."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w+b") as file:
+            yield file
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
