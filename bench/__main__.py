@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hico.bench import merge, model, reading, realtext, report, retain, training
+from hico.bench import merge, model, reading, realtext, report, retain, training, worlds
 
 COMMANDS = {
     "merge": (merge, "time merge_tokens and its relatives against eager and compiled PyTorch"),
@@ -13,6 +13,7 @@ COMMANDS = {
     "model": (model, "time the whole model, stage by stage, up to 10,000 frames"),
     "training": (training, "time a training step against the published merge without dropout"),
     "realtext": (realtext, "answers over long real text, half of its rows dropped: needs weights"),
+    "worlds": (worlds, "what the synthetic worlds give away: blind, a frame, 64, histograms"),
     "report": (report, "print the markdown tables of the newest rows"),
 }
 

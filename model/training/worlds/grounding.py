@@ -4,7 +4,7 @@ import numpy as np
 
 from . import questions
 from .cards import Card
-from .crossing import cross, side_length
+from .crossing import bounds, cross, side_length, spread
 from .families import Draft, Rules, latin
 from .questions import Question
 
@@ -19,11 +19,9 @@ def draw(rng: np.random.Generator, rules: Rules) -> Draft:
     k = side_length(rules, smallest=4)
     cards = [card for row in cross(rng, rules.split, k) for card in row]
     stretch = latin(rng, k).ravel()
-    bounds = [round(i * (rules.frames // 4) / k) for i in range(k + 1)]
-    slots = np.zeros(k * k, int)
-    for i in range(k):
-        slots[stretch == i] = rng.choice(np.arange(bounds[i], bounds[i + 1]), k, replace=False)
-    times = [_times(bounds[i], bounds[i + 1], rules.fps) for i in range(k)]
+    slots = spread(rng, stretch, rules.frames // 4)
+    edges = bounds(rules.frames // 4, k)
+    times = [_times(edges[i], edges[i + 1], rules.fps) for i in range(k)]
     asked: list[Question] = []
     open_stretches = list(range(k))
     for target in rng.permutation(k * k).tolist():

@@ -1,44 +1,45 @@
 """Three cards are named; in which order do they appear?"""
 
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 
 from . import questions
 from .cards import Card
-from .crossing import cross, side_length
-from .families import Draft, Rules
+from .crossing import cross, side_length, spread
+from .families import Draft, Rules, latin
 from .questions import Question
 
 ORDERS = [", ".join(map(str, order)) for order in permutations((1, 2, 3))]
 
 
 def draw(rng: np.random.Generator, rules: Rules) -> Draft:
-    """Every front with every number, once each, anywhere.
+    """Stretches as in grounding: each shows every front and every number once.
 
-    A card is named by both its sides. Each side alone is on six cards, so that a glance at one side
-    hardly tells where the card is. The options are the right order and three of the five others.
-    Questions of one video share no card.
+    The three cards are in three different stretches and have three different fronts and numbers.
+    A card is named by both its sides; either side alone is in every stretch, so that no glance at
+    one side tells when the card appears. The options are the right order and three of the five
+    others. Questions of one video share no front and no number.
     """
     k = side_length(rules, smallest=3)
     cards = [card for row in cross(rng, rules.split, k) for card in row]
-    slots = rng.choice(rules.frames // 4, k * k, replace=False)
+    stretch = latin(rng, k).ravel()
+    slots = spread(rng, stretch, rules.frames // 4)
     free = rng.permutation(k * k).tolist()
     asked: list[Question] = []
-    while len(asked) < rules.questions and (three := _three(free, k)):
-        free = [i for i in free if i not in three]
+    while len(asked) < rules.questions and (three := _three(free, k, stretch)):
         asked.append(_ask(rng, rules.split, cards, three, slots))
+        rows, columns = {i // k for i in three}, {i % k for i in three}
+        free = [i for i in free if i // k not in rows and i % k not in columns]
     return Draft(cards, asked, slots.tolist())
 
 
-def _three(free: list[int], k: int) -> list[int]:
-    """The first three of different rows and columns, or none."""
-    found: list[int] = []
-    for i in free:
-        if all(i // k != j // k and i % k != j % k for j in found):
-            found.append(i)
-        if len(found) == 3:
-            return found
+def _three(free: list[int], k: int, stretch: np.ndarray) -> list[int]:
+    """Three of different rows, columns and stretches, or none."""
+    for three in combinations(free, 3):
+        sides = ([i // k for i in three], [i % k for i in three], stretch[list(three)].tolist())
+        if all(len(set(side)) == 3 for side in sides):
+            return list(three)
     return []
 
 
