@@ -1,4 +1,4 @@
-"""`python -m hico.bench worlds`: what the synthetic worlds give away to those who cannot solve them.
+"""`python -m hico.bench worlds`: what synthetic worlds give away to who cannot solve them.
 
 Blind: question and options alone. One random frame, and 64 uniform frames, for a perfect reader of
 them. Colour histograms and nearest neighbours, for which all frames are drawn. Chance is 1/4; the
@@ -167,9 +167,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{name}: expected {least} or more, got {getattr(args, name)}")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     specs = [
-        WorldSpec(
-            kind, 2 * args.seed, args.frames, args.count, args.split, card=args.card, hops=3
-        )
+        WorldSpec(kind, 2 * args.seed, args.frames, args.count, args.split, card=args.card, hops=3)
         for kind in kinds
     ]
     common = record.environment(device) | {"quick": False}

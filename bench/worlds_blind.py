@@ -36,8 +36,7 @@ def _by_value(known: list[Question], asked: list[Question]) -> list[bool]:
         seen.update(question.options)
         good[question.options[question.answer]] += 1
     return [
-        int(np.argmax([(good[o] + 1) / (seen[o] + 4) for o in question.options]))
-        == question.answer
+        int(np.argmax([(good[o] + 1) / (seen[o] + 4) for o in question.options])) == question.answer
         for question in asked
     ]
 

@@ -1,4 +1,4 @@
-"""Colour histograms and nearest neighbours: an option's card is drawn, and looked for in the video."""
+"""Colour histograms and nearest neighbours: an option's card is drawn, then looked for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ OUT = -1e4
 
 @dataclass(frozen=True)
 class Sight:
-    """What one frame shows of a card: its time from 0 to 1, its front, its back, None = not seen."""
+    """What a frame shows of a card: its time from 0 to 1, its front, its back; None = not seen."""
 
     time: float
     front: tuple[str, str, str] | None

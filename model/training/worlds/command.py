@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--haystack",
         default="natural",
-        metavar="natural|FOLDER",
-        help="what is between the cards: drawn scenes, or the videos of a folder (natural)",
+        metavar="natural|shipped|FOLDER",
+        help="between the cards: drawn scenes, the shipped video, or a folder of them (natural)",
     )
     add("--questions", type=int, default=1, metavar="Q", help="of each video, at most (1)")
     add("--card", choices=CARDS, default="turned", help="one side at a time, or both (turned)")

@@ -5,7 +5,6 @@ from itertools import combinations
 import numpy as np
 
 from . import questions
-from .cards import Card
 from .families import HARD, Draft, Rules, card, fronts, latin, number_line
 
 SIDE, HIGHEST, MOST = 4, 6, 48

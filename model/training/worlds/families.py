@@ -11,8 +11,8 @@ from itertools import product
 
 import numpy as np
 
-from .questions import Question
 from .cards import Card
+from .questions import Question
 from .splits import FRONT, last_bit, with_bit
 
 Front = tuple[str, str, str]
@@ -72,12 +72,13 @@ def grid(
         sizes: how many values of each attribute.
         without: words that are taken.
     """
-    first, second = rng.integers(2), rng.integers(2)
+    first, second = (int(bit) for bit in rng.integers(2, size=2))
     halves = (first, second, last_bit(split, first, second))
     chosen = []
-    for attribute, half, size in zip(FRONT, halves, sizes, strict=True):
+    for i, attribute in enumerate(FRONT):
+        half, size = halves[i], sizes[i]
         values = [value for value in with_bit(attribute, half) if value not in without]
-        chosen.append([values[i] for i in rng.choice(len(values), size, replace=False)])
+        chosen.append([values[n] for n in rng.choice(len(values), size, replace=False)])
     return [(shape, colour, word) for shape, colour, word in product(*chosen)]
 
 

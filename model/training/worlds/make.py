@@ -66,7 +66,7 @@ def make_world(
             (needle), 4 x hops (multihop), 9 (ordering), 16 (grounding), 24 (counting).
         depth: where the first needle of the first question is, 0 = first clip, 1 = last; None =
             anywhere. Not for ordering and grounding, whose answers are places.
-        haystack: natural, or a folder of videos.
+        haystack: natural, shipped (the package's own video), or a folder of videos.
 
     Raises:
         ValueError: an argument out of range, or fewer frames than the smallest world takes.
@@ -112,7 +112,7 @@ def make_world(
         placements=placements,
         haystack=str(haystack),
         haystack_seed=int(rng.integers(1 << 31)),
-        questions=tuple(question.moved(places) for question in draft.questions),
+        questions=tuple(question.moved(places.tolist()) for question in draft.questions),
     )
 
 

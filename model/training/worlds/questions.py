@@ -88,7 +88,7 @@ class Question:
             there is no chain.
         named: (attribute, value) of what the question names of its first card.
         needles: placements that hold the answer, in the order of the hops.
-        foils: for each option the placement that carries it, -1 where that is the right one or none.
+        foils: for each option the placement that carries it, -1 = the right one, or none.
     """
 
     asked: str

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .cards import Card, Style, render_cards
-from .natural import NaturalHaystack
+from .haystack import NaturalHaystack, VideoHaystack
 from .questions import Question, described
 
 CLIP = 4  # frames that a card is on screen
@@ -40,7 +40,7 @@ class World:
         kind, seed, split, card: what it was drawn from.
         frames: how many there are; fps: how many a second.
         placements: the cards, first to last.
-        haystack: what is between them: "natural", or a folder of videos.
+        haystack: what is between them: "natural", "shipped" or a folder of videos.
         haystack_seed: which stretch of it. Cards are put in between its frames, none is replaced.
         questions: with exact answers; their placements are indices into `placements`.
     """
@@ -140,15 +140,15 @@ class World:
 
 @lru_cache(maxsize=4)
 def haystack_of(name: str, seed: int, split: str) -> Any:
-    """The haystack of this name: "natural", or the videos of a folder.
+    """The haystack of this name: "natural", "shipped" (the package's video), or a folder's videos.
 
     Raises:
         ValueError: neither.
     """
     if name == "natural":
         return NaturalHaystack(seed)
-    from .haystack import VideoHaystack
-
+    if name == "shipped":
+        return VideoHaystack(None, seed)
     if not Path(name).is_dir():
-        raise ValueError(f"haystack: expected natural or a folder of videos, got {name!r}")
+        raise ValueError(f"haystack: expected natural, shipped or a folder of videos, got {name!r}")
     return VideoHaystack(name, seed=seed, split=split)

@@ -1,4 +1,4 @@
-"""Worlds as files: real mp4 videos, questions in the published format, and a YAML that names them."""
+"""Worlds as files: mp4 videos, questions in the published format, a YAML that names them."""
 
 import json
 import os
@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 import yaml
-from torch import Tensor
 from tqdm import tqdm
 
 from hico.model.processing import IMAGE
 
+from .preview import tile, write_png
 from .spec import WorldSpec
 from .world import CLIP, World
 
 QUESTIONS, DATA, VIDEOS = "questions.jsonl", "data.yaml", "videos"
 X264 = {"preset": "veryfast", "crf": "18", "g": "16"}
-TILE, COLUMNS = 112, 8
+TILE, COLUMNS = 168, 8
 
 
 def write_worlds(
@@ -131,29 +129,12 @@ def write_video(
 
 def write_preview(path: str | os.PathLike[str], world: World, device: Any = "cpu") -> None:
     """A PNG: eight frames of the video, and all frames of the first question's cards below."""
-    import av
-
     question = world.questions[0]
     spread = np.linspace(0, world.frames - 1, COLUMNS).round().astype(int)
     cards = [i for i in (*question.needles, *question.foils) if i >= 0]
     starts = [world.placements[i].start for i in cards]
     rows = [spread, *(np.arange(start, start + CLIP) for start in starts)]
-    tiles = world.render(np.concatenate(rows).tolist(), 2 * TILE, device).cpu()
-    sheet = _sheet(tiles)
-    codec = av.CodecContext.create("png", "w")
-    codec.height, codec.width = sheet.shape[:2]
-    codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
-    packets = codec.encode(av.VideoFrame.from_ndarray(sheet.numpy(), "rgb24")) + codec.encode(None)
-    with replacing(Path(path)) as file:
-        file.write(b"".join(map(bytes, packets)))
-
-
-def _sheet(tiles: Tensor) -> Tensor:
-    """uint8 [n, 2 S, 2 S, 3] -> [rows * S, COLUMNS * S, 3], black where there is none."""
-    small = F.avg_pool2d(tiles.movedim(-1, 1).float(), 2).round().byte().movedim(1, -1)
-    missing = -len(small) % COLUMNS
-    small = torch.cat([small, small.new_zeros(missing, *small.shape[1:])])
-    return small.unflatten(0, (-1, COLUMNS)).movedim(1, 2).flatten(2, 3).flatten(0, 1)
+    write_png(tile(world.render(np.concatenate(rows).tolist(), TILE, device), COLUMNS), path)
 
 
 @contextmanager
