@@ -57,7 +57,8 @@ def make_world(
         frames: of the video; those beyond the last multiple of 4 show no card.
         split: "test" draws combinations, fonts, layouts, videos and wordings that "train" never
             does.
-        questions: at most so many; fewer where more would give each other away.
+        questions: at most so many, fewer where more would give each other away. The video and the
+            first questions are the same for any number.
         card: turned, static, or mixed: three worlds of four turned.
         cards: None = at least 33, or as many as fit where the video is shorter. A needle may also
             ask for 1 to 3, an easy start: then wrong options are not in the video.
@@ -85,8 +86,9 @@ def make_world(
     _check_shares(kind, density, depth, fps)
     rules = Rules(split, frames, fps, int(frames // CLIP * density), cards, questions, _pair(hops))
     key = [tuple(KINDS).index(kind), SPLITS.index(split), seed, frames]
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-    draft = KINDS[kind](rng, rules)
+    # two streams: how many questions are asked changes nothing about the video
+    said, rng = (np.random.Generator(np.random.PCG64([*key, i])) for i in range(2))
+    draft = KINDS[kind](said, rules)
     slots = _slots(rng, draft, frames // CLIP, depth)
     if card == "mixed":
         card = "turned" if rng.random() < TURNED else "static"

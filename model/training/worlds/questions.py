@@ -129,10 +129,11 @@ class Question:
         raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
 
     def moved(self, places: Sequence[int]) -> "Question":
-        """The same with placement i at places[i]."""
+        """The same with placement i at places[i]; what is counted, first to last."""
+        needles = [int(places[i]) for i in self.needles]
         return replace(
             self,
-            needles=tuple(int(places[i]) for i in self.needles),
+            needles=tuple(sorted(needles) if self.asked == "count" else needles),
             foils=tuple(int(places[i]) if i >= 0 else -1 for i in self.foils),
         )
 

@@ -23,7 +23,7 @@ class WorldSpec:
     Attributes:
         world: kind, see make_world, as split, questions, card, cards, hops, density, haystack, fps.
         seed: two of them share no world, below 2**30.
-        frames: of each video, or the fewest and the most: then the fewest and a multiple of 4.
+        frames: of each video, or the fewest and the most (then the fewest plus a multiple of 4).
         count: worlds of an epoch.
         form: what is asked and answered: options (the letter), free (the answer itself), steps
             (every card of the chain, then the answer), mixed (six, three and one in ten), or
@@ -35,7 +35,7 @@ class WorldSpec:
 
     >>> from hico.model.training.worlds.spec import WorldSpec
     >>> WorldSpec.of({"world": "needle", "seed": 3, "frames": [64, 256]}).make(7).frames
-    196
+    96
     """
 
     world: str
