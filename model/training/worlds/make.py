@@ -67,7 +67,8 @@ def make_world(
             (needle), 4 x hops (multihop), 9 (ordering), 16 (grounding), 24 (counting).
         depth: where the first needle of the first question is, 0 = first clip, 1 = last; None =
             anywhere. Not for ordering and grounding, whose answers are places.
-        haystack: natural, shipped (the package's own video), or a folder of videos.
+        haystack: natural; shipped: the package's own video, in both splits; or a folder of
+            videos, of which each split has its own.
 
     Raises:
         ValueError: an argument out of range, or fewer frames than the smallest world takes.

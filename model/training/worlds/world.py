@@ -117,8 +117,8 @@ class World:
     def all_frames(self, size: int = 224, device: Any = "cpu") -> Tensor:
         """uint8 [frames, size, size, 3], drawn piece by piece."""
         out = torch.empty((self.frames, size, size, 3), dtype=torch.uint8, device=device)
-        start = 0
-        for piece in self.stream(size, device):
+        start, chunk = 0, 64 if out.device.type == "cpu" else 512
+        for piece in self.stream(size, device, chunk):
             out[start : start + len(piece)] = piece
             start += len(piece)
         return out
