@@ -49,7 +49,7 @@ def make_world(
     back (number, or the next card) on the other two, in one of six orders, so that no single frame
     tells which front belongs to which back: 64 uniform frames of 1,000 are no better than none. A
     static card shows both sides on all four; whoever sees 64 of 1,000 frames then meets the right
-    card one time in four.
+    card one time in four, rules out the wrong ones met, and is right half of the time.
 
     Args:
         kind: needle, multihop, ordering, counting or grounding.
