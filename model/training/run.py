@@ -118,6 +118,7 @@ def _trained(trainer: Any, feed: Feed, bad: list, folder: Path, signals: Signals
         _say(main, f"{stage.name}: stopped by {told}; {where} is whole, run the same to go on")
         return status(caught)
     _finish(trainer, folder)
+    trainer.accelerator.wait_for_everyone()  # none leaves while another still writes
     _say(main, f"{stage.name}: {state.global_step} steps done, model in {folder}")
     return 0
 

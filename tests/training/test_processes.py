@@ -41,7 +41,7 @@ def stage(made, name, **changed):
 
 def launched(command):
     done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=280
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120
     )
     assert done.returncode == 0, done.stderr.decode()[-4000:]
 
