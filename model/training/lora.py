@@ -32,9 +32,8 @@ def adapt(model: nn.Module, lora: Lora) -> None:
     missing = sorted(set(lora.targets) - {name.split(".")[-1] for name in names})
     if missing:
         raise ValueError(f"lora.targets: expected layers of the language model, got {missing}")
-    config: Any = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names
-    )
+    given: dict[str, Any] = {"lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    config: Any = LoraConfig(r=lora.rank, target_modules=names, **given)
     inject_adapter_in_model(config, model)
 
 
