@@ -26,12 +26,14 @@ def draw(rng: np.random.Generator, rules: Rules) -> Draft:
     asked: list[Question] = []
     used: set[int] = set()
     for target in rng.permutation(shown).tolist():
+        if len(asked) == rules.questions:
+            break
         what = "number" if rng.integers(2) else FRONT[rng.integers(3)]
         foils = _foils(rng, cards, target, what, used) if target not in used else []
         if not foils and target not in used:
             what = "number"
             foils = _foils(rng, cards, target, what, used)
-        if foils and len(asked) < rules.questions:
+        if foils:
             used |= {target, *foils}
             asked.append(_ask(rng, rules.split, cards, target, foils, what, shown))
     return Draft(cards[:shown], asked)
