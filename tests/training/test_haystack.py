@@ -12,6 +12,8 @@ from hico.model.training.worlds.hashing import Draws, held_out, mix
 from hico.model.training.worlds.haystack import NaturalHaystack, VideoHaystack
 from hico.model.training.worlds.noise import noise_bank, white_tile
 from hico.model.training.worlds.real import split_files
+from hico.model.training.worlds.world import haystack_of
+from hico.model.video import open_video
 
 SPREAD = torch.tensor([0, 1, 39, 40, 119, 120, 5000, 123456])
 
@@ -135,6 +137,29 @@ def test_real_frames_do_not_depend_on_what_else_is_asked(videos, monkeypatch):
     monkeypatch.setattr(real, "READ", 1)
     assert together.equal(forgetful.frames(SPREAD, 24))
     assert not together.equal(VideoHaystack(videos, 4).frames(SPREAD, 24))
+
+
+def test_the_worlds_of_a_folder_share_what_is_open_and_what_is_read(videos, monkeypatch):
+    opened = []
+    monkeypatch.setattr(real, "OPEN", 2)
+    monkeypatch.setattr(
+        real, "open_video", lambda path, *a, **k: opened.append(path) or open_video(path, *a, **k)
+    )
+    hays = [haystack_of(str(videos), seed, "train") for seed in (1, 2, 1)]
+    first, other, again = (hay.frames(SPREAD, 24) for hay in hays)
+    assert first.equal(again) and not first.equal(other)
+    assert [hay.name for hay in hays] == ["video-1", "video-2", "video-1"]
+    assert first.equal(VideoHaystack(videos, 1, split="train").frames(SPREAD, 24))
+    assert hays[0]._kept is hays[1]._kept and len(hays[0]._kept) <= 2**28 // (24 * 24 * 3)
+    # a file that is open is not opened again, and no more stay open than may
+    (pool,) = hays[0]._opened.values()
+    assert len(pool) == 2
+    before = len(opened)
+    hays[1]._open(next(iter(pool)))
+    assert len(opened) == before
+    monkeypatch.setattr(real.os, "getpid", lambda: -1)
+    hays[1]._open(next(iter(pool)))
+    assert len(opened) == before + 1 and len(pool) == 2
 
 
 def test_real_frames_without_pyav(videos):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.data import get_worker_info
 
 from ...video import Video, open_video
 from .fonts import check_split
@@ -21,6 +23,7 @@ SHIPPED = Path(__file__).parents[2] / "data" / "demo.mp4"
 SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts"}
 SHOT = 40  # frames
 READ = 32  # frames at a time, as many as are in memory while they are cut
+OPEN = 8  # videos at a time
 FINER = 1.4  # a video is read with so many pixels for one of a frame
 
 
@@ -62,6 +65,13 @@ class VideoHaystack:
         self._backend, self._memory = backend, memory
         self._facts: dict[Path, tuple[int, tuple[int, int]]] = {}
         self._kept: OrderedDict[tuple[Path, int, int], torch.Tensor] = OrderedDict()
+        self._opened: dict[int, OrderedDict[Path, Video]] = {}
+
+    def seeded(self, seed: int) -> VideoHaystack:
+        """Other shots of the same videos; both share what is open and what is read."""
+        other = copy.copy(self)
+        other.seed, other.name = seed, f"video-{seed}"
+        return other
 
     def frames(
         self, indices: torch.Tensor, size: int = 224, device: str | torch.device = "cpu"
@@ -95,8 +105,8 @@ class VideoHaystack:
     def _source(self, path: Path, shots: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Which frames of the video are wanted: back and forth where it is shorter than a shot."""
         if path not in self._facts:
-            with self._open(path) as video:
-                self._facts[path] = video.frames, video.size
+            video = self._open(path)
+            self._facts[path] = video.frames, video.size
         count = self._facts[path][0]
         draw = Draws(shots)
         way = draw("start", 0, count) + time * draw("speed", 0.5, 3.0)
@@ -104,15 +114,24 @@ class VideoHaystack:
         return np.minimum(there, np.maximum(0, 2 * count - 2 - there))
 
     def _open(self, path: Path) -> Video:
-        return open_video(path, self._backend)
+        # what another process has opened is left to it: both would move one place in the file
+        opened = self._opened.setdefault(os.getpid(), OrderedDict())
+        if path not in opened:
+            # processes that load data side by side leave no CPU for threads
+            threads = None if get_worker_info() is None else 1
+            opened[path] = open_video(path, self._backend, threads=threads)
+        opened.move_to_end(path)
+        while len(opened) > OPEN:
+            opened.popitem(last=False)[1].close()
+        return opened[path]
 
     def _read(self, path: Path, wanted: np.ndarray, pixels: tuple[int, int]) -> torch.Tensor:
         """Frames of the video, from memory where they are still there: uint8 [n, h, w, 3]."""
         keys = {int(i): (path, int(i), pixels[0]) for i in wanted}
         found = {i: self._kept[key] for i, key in keys.items() if key in self._kept}
         if missing := sorted(set(keys) - set(found)):
-            with self._open(path) as video:
-                found |= dict(zip(missing, video.read(missing, pixels), strict=True))
+            read = self._open(path).read(missing, pixels)
+            found |= dict(zip(missing, read, strict=True))
         for i, key in keys.items():
             self._kept[key] = found[i].clone() if key not in self._kept else found[i]
             self._kept.move_to_end(key)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .cards import Card, Style, render_cards
-from .haystack import NaturalHaystack, VideoHaystack
+from .haystack import Haystack, NaturalHaystack, VideoHaystack
 from .questions import Question, described
 
 CLIP = 4  # frames that a card is on screen
+DRAWN = ("natural", "shipped")  # haystacks that are no folder
 
 
 @dataclass(frozen=True)
@@ -138,17 +139,26 @@ class World:
         return at
 
 
-@lru_cache(maxsize=4)
-def haystack_of(name: str, seed: int, split: str) -> Any:
+def haystack_of(name: str, seed: int, split: str) -> Haystack:
     """The haystack of this name: "natural", "shipped" (the package's video), or a folder's videos.
 
+    Those of one folder share what is open and what is read.
+
     Raises:
-        ValueError: neither.
+        ValueError: neither, or a folder without videos for both splits.
     """
     if name == "natural":
         return NaturalHaystack(seed)
-    if name == "shipped":
-        return VideoHaystack(None, seed)
-    if not Path(name).is_dir():
+    if not isinstance(name, str) or not (name == "shipped" or Path(name).is_dir()):
         raise ValueError(f"haystack: expected natural, shipped or a folder of videos, got {name!r}")
-    return VideoHaystack(name, seed=seed, split=split)
+    return _videos(name, split).seeded(seed)
+
+
+@lru_cache(maxsize=2)
+def _videos(name: str, split: str) -> VideoHaystack:
+    if name == "shipped":
+        return VideoHaystack(None, 0)
+    try:
+        return VideoHaystack(name, 0, split)
+    except ValueError as error:
+        raise ValueError(f"haystack: {error}") from None
