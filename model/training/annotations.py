@@ -34,6 +34,7 @@ class Row:
             end.
         reader: how the video is stored: one of READERS, None = as it looks.
         id: as given.
+        whole: every frame of the video is seen, however many.
     """
 
     file: str
@@ -45,6 +46,7 @@ class Row:
     end: float | None = None
     reader: str | None = None
     id: str | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def parse_row(
 
     Args:
         record: {"conversations": [{"from", "value"} or {"role", "content"}, ...]} and, as there
-            are, "image" (a path or a list), "video", "start", "end", "video_read_type", "id".
+            are, "image" (a path or a list), "video", "start", "end", "video_read_type", "id";
+            "frames": "all" for a video of which no frame may be left out, as of `hico world`.
         file, index: where it comes from.
         root: folder in which paths begin.
         media_type: "image", "video" or "text" where all rows have to be, else "mix" or None.
@@ -115,9 +118,9 @@ def parse_row(
     joined = tuple(os.path.join(root, path) for path in images)
     at = None if video is None else os.path.join(root, video)
     name = record.get("id")
-    return Row(
-        file, index, turns, joined, at, start, end, kind, None if name is None else str(name)
-    )
+    name = None if name is None else str(name)
+    whole = record.get("frames") == "all"
+    return Row(file, index, turns, joined, at, start, end, kind, name, whole)
 
 
 def _turns(given: Any) -> tuple[tuple[str, str], ...]:

@@ -110,15 +110,21 @@ def _visual(row: Row, options: DataOptions, size: int, known: "Cache") -> int:
         return tile_count(height, width, options, size) * TOKENS["image"]
     if row.video is None:
         return 0
-    if options.sampling == "middle" and row.reader != "fake":
+    if options.sampling == "middle" and row.reader != "fake" and not row.whole:
         check_kind(row, stat.S_ISDIR(os.stat(row.video).st_mode))
         return options.max_frames * TOKENS["video"]
     facts = FAKE if row.reader == "fake" else Facts(*known.find(row.video, _facts_of, _is_facts))
     if facts is not FAKE:
         check_kind(row, facts.folder)
     # whether it is shorter than a clip is left to who reads it: some containers only estimate
-    count = len(chosen(facts.part(row), replace(options, short="repeat")))
-    return count * TOKENS["video"]
+    count = len(chosen(facts.part(row), replace(options, short="repeat"), row.whole))
+    tokens = count * TOKENS["video"]
+    if row.whole and tokens > options.max_length:
+        raise ValueError(
+            f"max_length: expected all {count} frames of {row.video} within {options.max_length} "
+            f"tokens (frames: all), got {tokens}"
+        )
+    return tokens
 
 
 def _size_of(path: str) -> list:

@@ -28,7 +28,7 @@ class DataOptions:
     Attributes:
         template: "qwen_2" or "plain".
         min_frames, max_frames, sampling, local: as in hico.model.video.frame_indices, sampling
-            being its mode and local the frames of a clip.
+            being its mode and local the frames of a clip. Of a row that is `whole` all are taken.
         time_message: "short" or "list", None = none.
         image_mode: what is done with the only image of a row: "anyres" = tiles, "square" = one.
         max_length: tokens of a sample, visual ones counted; what is beyond is cut off.
@@ -67,8 +67,11 @@ class DataOptions:
                 raise ValueError(f"{name}: expected a multiple of local {self.local}, got {count}")
 
 
-def chosen(video: Video, options: DataOptions) -> Tensor:
+def chosen(video: Video, options: DataOptions, whole: bool = False) -> Tensor:
     """The frames that training takes: int64 [T], T a multiple of options.local.
+
+    Args:
+        whole: all frames, the last one repeated to fill its clip.
 
     Raises:
         ValueError: the video is shorter than a clip.
@@ -79,6 +82,8 @@ def chosen(video: Video, options: DataOptions) -> Tensor:
             f"{video.path}: expected at least {local} frames, one clip, got {video.frames} "
             "(short='repeat' repeats the last one)"
         )
+    if whole:
+        return torch.arange(-(-video.frames // local) * local).clamp(max=video.frames - 1)
     return video.choose(options.min_frames, options.max_frames, local, options.sampling)
 
 
@@ -97,7 +102,7 @@ def read_video(row: Row, options: DataOptions, size: int, seed: int) -> tuple[Te
         ModuleNotFoundError: no backend is installed.
     """
     with _opened(row, options.backend) as video:
-        indices = chosen(video, options)
+        indices = chosen(video, options, row.whole)
         frames = (
             video.stream(indices.tolist(), size) if row.reader != "fake" else _noise(size, seed)
         )

@@ -65,6 +65,14 @@ def one(processor, options=OPTIONS, on_bad="raise", **fields):
     return VideoChatDataset([Row("a.json", 4, TURNS, **fields)], processor, options, on_bad)
 
 
+def test_a_whole_video(folder, processor):
+    """Ten frames of a second: all of them, and the last again where its clip is not full."""
+    data = one(processor, video=str(folder / "b.gif"), whole=True)
+    pixels = data[0]["pixel_values_videos"][0]
+    with open_video(folder / "b.gif") as video:
+        assert torch.equal(pixels, normalize(video.read([*range(10), 9, 9], SIZE)))
+
+
 def test_a_video(folder, processor, samples):
     pixels = samples[0]["pixel_values_videos"][0]
     with open_video(folder / "a.mp4") as video:
