@@ -33,7 +33,7 @@ class Sources:
     Attributes:
         rows: that can be used, in the order of the files.
         bad: that cannot.
-        worlds: entries with the key `world`, as they stand.
+        worlds: entries with the key `world`, see WorldSpec.
     """
 
     rows: Rows
@@ -51,7 +51,8 @@ def load_sources(
     that; N may be a share such as 25%, rounded up), data_root (folder in which paths of media
     begin), media_type (image, video, text or mix; without it each row is what it holds) and
     video_read_type (see READERS; without it a video is read as it looks). Relative paths begin in
-    the folder of the YAML, also those of media without data_root: the current folder plays no part.
+    the folder of the YAML, also those of media without data_root and of a world's haystack: the
+    current folder plays no part.
 
     Args:
         path: the YAML.
@@ -140,7 +141,7 @@ def _checked(
     if not isinstance(entry, dict) or not ("world" in entry or "json_path" in entry):
         raise ValueError(f"{where}: expected json_path or world, got {str(entry)[:60]!r}")
     if "world" in entry:
-        return entry, range
+        return _world(where, Path(path).parent, entry), range
     if unknown := [key for key in entry if key not in KEYS]:
         raise ValueError(f"{where}: expected keys of {', '.join(KEYS)}, got {unknown[0]!r}")
     try:
@@ -152,6 +153,21 @@ def _checked(
         return entry, strategy(entry.get("sampling_strategy", "all"))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _world(where: str, base: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of which worlds can be made."""
+    from .worlds.spec import WorldSpec
+    from .worlds.world import DRAWN
+
+    haystack = entry.get("haystack")
+    if isinstance(haystack, str) and haystack not in DRAWN:
+        entry = entry | {"haystack": str(base / haystack)}
+    try:
+        WorldSpec.of(entry)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return entry
 
 
 def _missing(rows: Rows) -> list[BadRow]:

@@ -68,6 +68,18 @@ def test_entries(tmp_path):
     assert found.rows[3].video == str(tmp_path / "media" / "v") and found.rows[3].reader == "gif"
 
 
+def test_a_haystack_begins_in_the_folder_of_the_yaml(tmp_path, monkeypatch):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "films").mkdir(exist_ok=True)
+        (tmp_path / "films" / name).touch()
+    here = str(tmp_path / "films")
+    given = ("films", here, "natural", "shipped")
+    path = write(tmp_path, *({"world": "needle", "haystack": hay} for hay in given))
+    monkeypatch.chdir("/")
+    found = [world["haystack"] for world in load_sources(path).worlds]
+    assert found == [here, here, "natural", "shipped"]
+
+
 @pytest.mark.parametrize("root", [None, "", "media"])
 def test_relative_paths_begin_in_the_folder_of_the_yaml(root, tmp_path, monkeypatch):
     """As if the current folder held nothing, also where the YAML is named from there."""
@@ -97,6 +109,11 @@ def test_relative_paths_begin_in_the_folder_of_the_yaml(root, tmp_path, monkeypa
         ({"json_path": "a.json", "video_read_type": "vhs"}, "video_read_type: expected one of"),
         ({"json_path": "a.json", "data_root": "https://a.b/c"}, "data_root: expected a path on"),
         ({"json_path": 3}, "json_path: expected a path"),
+        (
+            {"world": "needle", "haystack": "films"},
+            "haystack: expected natural, shipped or a folder",
+        ),
+        ({"world": "needle", "frames": 65}, "frames: expected multiples of 4"),
     ],
 )
 def test_bad_entries(entry, message, tmp_path):

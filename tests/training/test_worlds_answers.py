@@ -57,10 +57,19 @@ def test_smaller_videos_hold_what_fits(kind, frames):
         ({"questions": 0}, "questions: expected"),
         ({"density": 0.0}, "density: expected"),
         ({"density": 1.5}, "density: expected"),
+        ({"density": "0.5"}, "density: expected a number .* got '0.5'"),
         ({"fps": 0.0}, "fps: expected"),
+        ({"fps": float("inf")}, "fps: expected .* got inf"),
+        ({"fps": float("nan")}, "fps: expected .* got nan"),
+        ({"fps": "1"}, "fps: expected a number .* got '1'"),
+        ({"fps": True}, "fps: expected a number"),
+        ({"depth": "0.5"}, "depth: expected a number"),
         ({"depth": 1.1}, "depth: expected"),
         ({"kind": "grounding", "depth": 0.5}, "depth: expected none"),
         ({"cards": 13}, "cards: expected"),
+        ({"cards": "8"}, "cards: expected an integer"),
+        ({"hops": "3"}, "hops: expected an integer"),
+        ({"hops": [1, 2, 3]}, r"hops: expected a count or \[fewest, most\], got \[1, 2, 3\]"),
         ({"kind": "ordering", "cards": 17}, "cards: expected"),
         ({"kind": "counting", "cards": 25}, "cards: expected"),
         ({"kind": "multihop", "cards": 8}, "cards: expected"),
@@ -150,6 +159,19 @@ def test_times():
                 # every stretch shows every front and every number as often
                 cards = [p.card for p in inside]
                 assert len({front(c) for c in cards}) == len({c.number for c in cards}) == 6
+
+
+@pytest.mark.parametrize(
+    "frames, fps, last", [(10_000, 1, "10000"), (1_000_000, 30, "33333.33"), (400, 1000, "0.4")]
+)
+def test_times_are_written_out(frames, fps, last):
+    options = [
+        option
+        for seed in range(12)
+        for option in make_world("grounding", seed, frames, fps=fps).questions[0].options
+    ]
+    assert not any("e" in option.split()[i] for option in options for i in (1, 3))
+    assert any(option.endswith(f"to {last} seconds") for option in options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -250,6 +272,18 @@ def test_specs():
         ({"world": "needle", "colour": 1}, "'colour'"),
         ({"world": "maze"}, "world: expected"),
         ({"world": "needle", "frames": [128, 64]}, "frames: expected"),
+        ({"world": "needle", "frames": [64, 128, 256]}, "frames: expected a count or"),
+        ({"world": "needle", "frames": "64"}, "frames: expected an integer"),
+        ({"world": "needle", "frames": 65}, "frames: expected multiples of 4, got 65"),
+        ({"world": "needle", "frames": [64, 129]}, "frames: expected multiples of 4"),
+        ({"world": "needle", "frames": [65, 128]}, "frames: expected multiples of 4"),
+        ({"world": "needle", "hops": [1, 2, 3]}, "hops: expected a count or"),
+        ({"world": "needle", "density": "0.5"}, "density: expected"),
+        ({"world": "needle", "haystack": "/no/such"}, "haystack: expected .* got '/no/such'"),
+        ({"world": "needle", "haystack": 3}, "haystack: expected .* got 3"),
+        ({"world": "needle", "device": "nope"}, "device: expected cpu or cuda, got 'nope'"),
+        ({"world": "needle", "device": "meta"}, "device: expected cpu or cuda, got 'meta'"),
+        ({"world": "needle", "device": "cuda:99"}, "device: expected one of . cuda devices"),
         ({"world": "needle", "frames": 16}, "room for 4"),
         ({"world": "needle", "form": "rhyme"}, "form: expected"),
         ({"world": "needle", "count": 0}, "count: expected"),

@@ -15,7 +15,7 @@ from hico.model.training.dataset import DataOptions, VideoChatDataset
 from hico.model.training.sources import load_sources
 from hico.model.training.worlds import make_world, write
 from hico.model.training.worlds.dataset import WorldDataset
-from hico.model.training.worlds.spec import WorldSpec
+from hico.model.training.worlds.spec import DESCRIBE, FORMS, WorldSpec
 from hico.model.video import open_video
 
 SIZE = 64
@@ -41,17 +41,17 @@ def folder(tmp_path_factory, spec):
 
 
 def test_frames_do_not_depend_on_how_they_are_asked_for():
-    world = make_world("multihop", 2, 96)
-    whole = world.all_frames(SIZE)
-    assert whole.shape == (96, SIZE, SIZE, 3) and whole.dtype == torch.uint8
-    some = [95, 3, world.placements[2].start + 1, 3, 40]
-    assert torch.equal(world.render(some, SIZE), whole[some])
-    assert torch.equal(world.render(torch.tensor(some), SIZE), whole[some])
-    assert torch.equal(torch.cat(list(world.stream(SIZE, chunk=37))), whole)
-    assert world.render([], SIZE).shape == (0, SIZE, SIZE, 3)
-    for wrong in ([96], [-1]):
-        with pytest.raises(ValueError, match="indices: expected 0 to 95"):
-            world.render(wrong, SIZE)
+    world = make_world("multihop", 2, 48, density=1.0)
+    whole = world.all_frames(32)
+    assert whole.shape == (48, 32, 32, 3) and whole.dtype == torch.uint8
+    some = [47, 3, world.placements[2].start + 1, 3, 40]
+    assert torch.equal(world.render(some, 32), whole[some])
+    assert torch.equal(world.render(torch.tensor(some), 32), whole[some])
+    assert torch.equal(torch.cat(list(world.stream(32, chunk=37))), whole)
+    assert world.render([], 32).shape == (0, 32, 32, 3)
+    for wrong in ([48], [-1]):
+        with pytest.raises(ValueError, match="indices: expected 0 to 47"):
+            world.render(wrong, 32)
 
 
 def test_a_card_is_on_its_four_frames_and_the_haystack_goes_on_behind_it():
@@ -115,6 +115,64 @@ def test_training_reads_what_was_written_as_it_reads_what_is_drawn(spec, folder,
     assert a.shape == b.shape == (64, 3, SIZE, SIZE) and (a - b).abs().mean() < 0.2
 
 
+@pytest.mark.parametrize("sampling", ["dynamic_fps1", "middle"])
+def test_training_leaves_no_frame_of_a_written_world_out(folder, processor, sampling):
+    """Whatever the stage's frames are: of 64 a stage of 16 would show one side of a card."""
+    rows = load_sources(folder / "data.yaml").rows
+    assert all(row.whole for row in rows)
+    few = DataOptions(min_frames=4, max_frames=16, sampling=sampling)
+    data = VideoChatDataset(rows, processor, few)
+    sample = data[0]
+    assert len(sample["pixel_values_videos"][0]) == 64
+    taken = 16 * 64 + len(sample["input_ids"]) - 1
+    assert 16 * 64 < data.lengths[0] and abs(data.lengths[0] - taken) < 0.15 * taken
+    small = VideoChatDataset(rows, processor, DataOptions(max_length=512))
+    with pytest.raises(ValueError, match="max_length: expected all 64 frames of .*mp4 within 512"):
+        small.lengths  # noqa: B018
+
+
+def test_who_reads_the_yaml_is_told_to_see_every_frame(folder):
+    assert "Every frame has to be seen" in (folder / "data.yaml").read_text()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_say_what_the_form_says(form):
+    spec = WorldSpec("needle", frames=64, questions=2, form=form)
+    for number in range(8):
+        world = spec.make(number)
+        rows = write.rows_of(spec, number, world, "a.mp4")
+        said = [tuple(turn["value"] for turn in row["conversations"]) for row in rows]
+        assert [(f"<image>\n{ask}", answer) for ask, answer in spec.said(number, world)] == said
+        if form == "describe":
+            assert said == [(f"<image>\n{DESCRIBE}", world.description())]
+            assert "answer" not in rows[0]
+        if form in ("free", "steps"):
+            assert not any("Options" in ask for ask, _ in said)
+            answers = [row["conversations"][1]["value"] for row in rows]
+            assert answers == [row["free_answer"] for row in rows]
+        if form == "options":
+            assert [row["answer"] for row in rows] == [answer for _, answer in said]
+
+
+def test_a_world_that_does_not_fit_is_refused_before_any_is_drawn(processor, monkeypatch):
+    entry = {"world": "needle", "frames": [64, 128], "questions": 3, "form": "mixed", "count": 40}
+    whole = WorldDataset(entry, processor)
+    monkeypatch.setattr(write.World, "render", None)
+    texts = [len(whole._sample(*whole.spec.longest(i))["input_ids"]) - 1 for i in range(8)]
+    most = 16 * 128 + max(texts)
+    WorldDataset(entry, processor, DataOptions(max_length=most))
+    for length, told in ((most - 1, "all answers of 3 questions within"), (2047, "all that is")):
+        with pytest.raises(ValueError, match=f"max_length: expected .*{told}"):
+            WorldDataset(entry, processor, DataOptions(max_length=length))
+
+
+def test_a_text_longer_than_those_of_the_first_worlds_is_not_cut(processor):
+    data = WorldDataset({"world": "needle", "frames": 64, "count": 1}, processor)
+    data._fit.max_length = 16 * 64 + len(data._sample(*data.spec.longest(0))["input_ids"]) - 2
+    with pytest.raises(ValueError, match="max_length: expected 64 frames and all answers"):
+        data[0]
+
+
 def test_samples(processor):
     entry = {"world": "multihop", "frames": [96, 120], "count": 3, "questions": 2, "hops": 2}
     data = WorldDataset(entry, processor, OPTIONS)
@@ -161,7 +219,8 @@ def test_command(tmp_path, capsys):
     words = ["world", "multihop", "--frames", "96", "--count", "1", "--size", "32", "--hops", "2:3"]
     words += ["-o", str(tmp_path / "out"), "--preview", str(tmp_path / "some.png")]
     assert main(words) == 0
-    assert "1 videos, 1 questions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 videos, 1 questions" in said and "reads all 96 of a video, 1,536 tokens" in said
     assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
     names = sorted(path.name for path in (tmp_path / "out").rglob("*"))
     assert names == ["data.yaml", "multihop_train_0_00000.mp4", "questions.jsonl", "videos"]
@@ -185,6 +244,25 @@ def test_nothing_half_written_is_left(tmp_path, spec, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(write.World, "stream", breaks)
-    with pytest.raises(OSError, match="disk full"):
-        write.write_worlds(spec, tmp_path, 32)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    other = tmp_path / "old" / "videos" / "mine.mp4"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    for folder in (tmp_path, tmp_path / "some" / "new", tmp_path / "old"):
+        with pytest.raises(OSError, match="disk full"):
+            write.write_worlds(spec, folder, 32)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "old", other.parent, other]
+
+
+def test_what_was_written_before_an_error_is_removed(tmp_path, spec, monkeypatch):
+    pytest.importorskip("av")
+    wrote = write.write_video
+
+    def breaks(path, *args):
+        if "00001" in path.name:
+            raise ValueError("damaged haystack")
+        wrote(path, *args)
+
+    monkeypatch.setattr(write, "write_video", breaks)
+    with pytest.raises(ValueError, match="damaged haystack"):
+        write.write_worlds(spec, tmp_path / "new", 32)
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from hico.model.training.collator import TOKENS
+
 from .make import CARDS, KINDS
 from .spec import FORMS, WorldSpec
 from .splits import SPLITS
@@ -64,9 +66,15 @@ def run(args: argparse.Namespace) -> int:
     rows = write_worlds(spec, args.out, args.size, progress=sys.stderr.isatty())
     if args.preview is not None:
         write_preview(args.preview, spec.make(0), args.device)
-    letters = Counter(row["answer"] for row in rows)
+    letters = Counter(row["answer"] for row in rows if "answer" in row)
     told = ", ".join(f"{letter} {letters[letter]}" for letter in sorted(letters))
-    print(f"{args.count:,} videos, {len(rows):,} questions ({told}) in {args.out}")
+    asked = f"{len(rows):,} questions ({told})" if told else f"{len(rows):,} descriptions"
+    print(f"{args.count:,} videos, {asked} in {args.out}")
+    most = spec.span[1]
+    print(
+        f"Every frame has to be seen: `hico train` reads all {most:,} of a video, "
+        f"{most * TOKENS['video']:,} tokens, whatever max_frames; other programs must not sample."
+    )
     return 0
 
 

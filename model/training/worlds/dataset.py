@@ -1,6 +1,6 @@
 """Worlds as samples for training, drawn when they are asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -8,14 +8,16 @@ from torch.utils.data import Dataset
 
 from hico.model._pixels import normalize
 from hico.model.processing import IMAGE, VideoChatFlashProcessor
+from hico.model.training.collator import TOKENS
+from hico.model.training.fitting import Fit
 from hico.model.training.media import DataOptions
 from hico.model.training.templates import encode
 
 from .spec import WorldSpec
 from .world import World
 
-TOKENS, OVERHEAD = 16, 5  # of a frame; of a turn beside its text
-PIECE = 64  # frames drawn at a time
+OVERHEAD = 5  # tokens of a turn beside its text
+PROBES = 8  # worlds whose texts are looked at
 
 
 class WorldDataset(Dataset):
@@ -31,7 +33,8 @@ class WorldDataset(Dataset):
         options: template, time_message, max_length.
 
     Raises:
-        ValueError: as WorldSpec; a template "plain" with several questions.
+        ValueError: as WorldSpec; a template "plain" with several questions; the longest world does
+            not fit into max_length with all of its answers.
     """
 
     def __init__(
@@ -47,6 +50,10 @@ class WorldDataset(Dataset):
             raise ValueError(
                 f"questions: expected 1 with the template plain, got {self.spec.questions}"
             )
+        self._fit = Fit(self.tokenizer, self.options.template, self.options.max_length)
+        for number in range(PROBES):
+            world, said = self.spec.longest(number)
+            self._sample(world, said)
 
     def __len__(self) -> int:
         return self.spec.count
@@ -65,36 +72,49 @@ class WorldDataset(Dataset):
 
     def turns(self, i: int) -> tuple[tuple[str, str], ...]:
         """The conversation of sample i, ("human", text) and ("gpt", text) by turns."""
-        world = self.world(i)
-        if self.spec.form == "describe":
-            said = [("What do the cards of the video show?", world.description())]
-        else:
-            forms = self.spec.forms(self._number(i), len(world.questions))
-            said = [q.turn(form) for q, form in zip(world.questions, forms, strict=True)]
-        said[0] = (f"{IMAGE}\n{said[0][0]}", said[0][1])
-        return tuple(t for ask, answer in said for t in (("human", ask), ("gpt", answer)))
+        return _turns(self.spec.said(self._number(i), self.world(i)))
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Sample i: see VideoChatDataset. Pixels stay on the device where they were drawn.
 
         Raises:
             IndexError: there is none.
+            ValueError: its text is longer than that of the first worlds, and does not fit.
         """
-        world, options = self.world(i), self.options
+        world = self.world(i)
+        said = self.spec.said(self._number(i), world)
+        sample = self._sample(world, said)
+        pixels = normalize(world.all_frames(self.size, self.spec.device))
+        return sample | {"pixel_values_videos": [pixels]}
+
+    def _sample(self, world: World, said: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """A sample with the numbers of its frames for pixels.
+
+        Raises:
+            ValueError: it does not fit with all of its answers.
+        """
+        options, frames = self.options, range(world.frames)
         message = None
         if options.time_message is not None:
-            seconds = [frame / world.fps for frame in range(world.frames)]
+            seconds = [frame / world.fps for frame in frames]
             message = VideoChatFlashProcessor.time_message(
                 world.duration, seconds, options.time_message
             )
-        ids, labels = encode(self.tokenizer, self.turns(i), options.template, message)
-        return {
+        ids, labels = encode(self.tokenizer, _turns(said), options.template, message)
+        sample = {
             "input_ids": ids,
             "labels": labels,
-            "pixel_values_videos": [normalize(world.all_frames(self.size, self.spec.device))],
+            "pixel_values_videos": [frames],
             "modalities": ["video"],
             "image_grids": [None],
         }
+        if len(self._fit(sample)["input_ids"]) < len(ids):
+            raise ValueError(
+                f"max_length: expected {len(frames)} frames and all answers of {len(said)} "
+                f"questions within {options.max_length} tokens, got "
+                f"{TOKENS['video'] * len(frames) + len(ids) - 1}"
+            )
+        return sample
 
     def _number(self, i: int) -> int:
         if not -len(self) <= i < len(self):
@@ -113,9 +133,16 @@ class WorldDataset(Dataset):
     def lengths(self) -> list[int]:
         """Tokens that each sample is expected to take: 16 a frame, and those of its text."""
         frames = (self.spec.length(self._number(i)) for i in range(len(self)))
-        return [min(TOKENS * n + self._text, self.options.max_length) for n in frames]
+        return [min(TOKENS["video"] * n + self._text, self.options.max_length) for n in frames]
 
     @property
     def modalities(self) -> list[str]:
         """ "visual" for every sample."""
         return ["visual"] * len(self)
+
+
+def _turns(said: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Questions and answers as turns, the video in front of the first question."""
+    turns = [t for ask, answer in said for t in (("human", ask), ("gpt", answer))]
+    turns[0] = ("human", f"{IMAGE}\n{said[0][0]}")
+    return tuple(turns)

@@ -39,7 +39,17 @@ def _times(first: int, stop: int, fps: float) -> str:
     >>> _times(0, 25, 1.0)
     'from 0 to 100 seconds'
     """
-    return f"from {first * 4 / fps:.4g} to {stop * 4 / fps:.4g} seconds"
+    return f"from {_seconds(first * 4 / fps)} to {_seconds(stop * 4 / fps)} seconds"
+
+
+def _seconds(moment: float) -> str:
+    """Four digits of it, and whatever stands before two decimals.
+
+    >>> from hico.model.training.worlds.grounding import _seconds
+    >>> _seconds(0.032), _seconds(41.5), _seconds(12345.678), _seconds(10000.0)
+    ('0.032', '41.5', '12345.68', '10000')
+    """
+    return f"{moment:.4g}" if moment < 100 else f"{moment:.2f}".rstrip("0").rstrip(".")
 
 
 def _ask(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import permutations
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ KINDS = {
 }
 CARDS = ("turned", "static", "mixed")
 HOPS = (1, 6)
+RATES = (0.001, 1000)  # frames a second
 TURNED = 0.75  # of the worlds of "mixed"
 TURNS = sorted(set(permutations(("front", "front", "back", "back"))))
 
@@ -69,6 +71,7 @@ def make_world(
             anywhere. Not for ordering and grounding, whose answers are places.
         haystack: natural; shipped: the package's own video, in both splits; or a folder of
             videos, of which each split has its own.
+        fps: frames a second.
 
     Raises:
         ValueError: an argument out of range, or fewer frames than the smallest world takes.
@@ -84,8 +87,11 @@ def make_world(
     _check.integer("seed", seed, 0, 1 << 63)
     _check.integer("frames", frames, 1, 1 << 31)
     _check.integer("questions", questions, 1, 1 << 31)
+    if cards is not None:
+        _check.integer("cards", cards, 1, 1 << 31)
     _check_shares(kind, density, depth, fps)
-    rules = Rules(split, frames, fps, int(frames // CLIP * density), cards, questions, _pair(hops))
+    room = int(frames // CLIP * density)
+    rules = Rules(split, frames, fps, room, cards, questions, span("hops", hops, *HOPS))
     key = [tuple(KINDS).index(kind), SPLITS.index(split), seed, frames]
     # two streams: how many questions are asked changes nothing about the video
     said, rng = (np.random.Generator(np.random.PCG64([*key, i])) for i in range(2))
@@ -131,21 +137,34 @@ def _slots(rng: np.random.Generator, draft: Draft, clips: int, depth: float | No
     return slots
 
 
-def _pair(hops: int | tuple[int, int]) -> tuple[int, int]:
-    low, high = (hops, hops) if isinstance(hops, int) else hops
-    if not HOPS[0] <= low <= high <= HOPS[1]:
-        raise ValueError(f"hops: expected {HOPS[0]} to {HOPS[1]}, got {hops}")
-    return int(low), int(high)
+def span(name: str, given: Any, least: int, most: int) -> tuple[int, int]:
+    """Fewest and most, given as one count or as both.
+
+    Raises:
+        ValueError: it is neither, or goes beyond least or most.
+    """
+    pair = given if isinstance(given, list | tuple) else (given, given)
+    if len(pair) != 2:
+        raise ValueError(f"{name}: expected a count or [fewest, most], got {given!r}")
+    for count in pair:
+        _check.integer(name, count, least, most)
+    if pair[0] > pair[1]:
+        raise ValueError(f"{name}: expected the fewest before the most, got {given!r}")
+    return pair[0], pair[1]
 
 
 def _check_shares(kind: str, density: float, depth: float | None, fps: float) -> None:
-    if not 0 < density <= 1:
-        raise ValueError(f"density: expected more than 0 and at most 1, got {density}")
-    if not fps > 0:
-        raise ValueError(f"fps: expected more than 0, got {fps}")
+    if not _is_number(density) or not 0 < density <= 1:
+        raise ValueError(f"density: expected a number above 0, at most 1, got {density!r}")
+    if not _is_number(fps) or not RATES[0] <= fps <= RATES[1]:
+        raise ValueError(f"fps: expected a number from {RATES[0]} to {RATES[1]}, got {fps!r}")
     if depth is None:
         return
     if kind in ("ordering", "grounding"):
         raise ValueError(f"depth: expected none for {kind}, whose answers are places, got {depth}")
-    if not 0 <= depth <= 1:
-        raise ValueError(f"depth: expected 0 to 1, got {depth}")
+    if not _is_number(depth) or not 0 <= depth <= 1:
+        raise ValueError(f"depth: expected a number from 0 to 1, got {depth!r}")
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool)

@@ -5,15 +5,17 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 
 from hico.ops import _check
 
-from .make import CARDS, KINDS, make_world
+from .make import CARDS, KINDS, make_world, span
 from .splits import check_split
-from .world import CLIP, World
+from .world import CLIP, World, haystack_of
 
 FORMS = ("options", "free", "steps", "describe", "mixed")
 MIXED = (0.6, 0.3, 0.1)  # options, free, steps
+DESCRIBE = "What do the cards of the video show?"
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class WorldSpec:
     Attributes:
         world: kind, see make_world, as split, questions, card, cards, hops, density, haystack, fps.
         seed: two of them share no world, below 2**30.
-        frames: of each video, or the fewest and the most (then the fewest plus a multiple of 4).
+        frames: of each video, or the fewest and the most: multiples of 4, as the model reads clips.
         count: worlds of an epoch.
         form: what is asked and answered: options (the letter), free (the answer itself), steps
             (every card of the chain, then the answer), mixed (six, three and one in ten), or
             describe: no question, but all cards in their order.
-        device: where frames are drawn.
+        device: where frames are drawn, cpu or cuda.
 
     Raises:
         ValueError: values that no world can be made of.
@@ -60,11 +62,13 @@ class WorldSpec:
         check_split(self.split)
         _check.integer("seed", self.seed, 0, (1 << 30) - 1)
         _check.integer("count", self.count, 1, 1 << 31)
-        low, high = self.span
-        if not 1 <= low <= high:
-            raise ValueError(f"frames: expected a count or [fewest, most], got {self.frames}")
+        for frames in self.span:
+            if frames % CLIP:
+                raise ValueError(f"frames: expected multiples of {CLIP}, got {self.frames}")
+        _check_device(self.device)
+        haystack_of(self.haystack, 0, self.split)
         # the smallest world tells of all else that does not fit
-        self._world(low, 0)
+        self._world(self.span[0], 0)
 
     @classmethod
     def of(cls, entry: "WorldSpec | Mapping[str, Any]") -> "WorldSpec":
@@ -86,10 +90,7 @@ class WorldSpec:
     @property
     def span(self) -> tuple[int, int]:
         """Fewest and most frames."""
-        found = (self.frames, self.frames) if isinstance(self.frames, int) else self.frames
-        if len(found) != 2 or not all(isinstance(n, int) for n in found):
-            raise ValueError(f"frames: expected a count or [fewest, most], got {self.frames}")
-        return found
+        return span("frames", self.frames, 1, 1 << 31)
 
     def length(self, number: int) -> int:
         """Frames of a world."""
@@ -110,6 +111,21 @@ class WorldSpec:
         rng = np.random.default_rng([self.seed, number, 2])
         return [str(form) for form in rng.choice(FORMS[:3], turns, p=MIXED)]
 
+    def said(self, number: int, world: World) -> list[tuple[str, str]]:
+        """(question, answer) of each of a world's questions, or of its one description."""
+        if self.form == "describe":
+            return [(DESCRIBE, world.description())]
+        forms = self.forms(number, len(world.questions))
+        return [question.turn(form) for question, form in zip(world.questions, forms, strict=True)]
+
+    def longest(self, number: int) -> tuple[World, list[tuple[str, str]]]:
+        """World number `number` with most frames, and what is said in the longest form."""
+        world = self._world(self.span[1], (self.seed << 32) + number)
+        if self.form != "mixed":
+            return world, self.said(number, world)
+        turns = ([question.turn(form) for form in FORMS[:3]] for question in world.questions)
+        return world, [max(forms, key=lambda turn: len("".join(turn))) for forms in turns]
+
     def _world(self, frames: int, seed: int) -> World:
         return make_world(
             self.world,
@@ -124,3 +140,15 @@ class WorldSpec:
             haystack=self.haystack,
             fps=self.fps,
         )
+
+
+def _check_device(name: str) -> None:
+    try:
+        found = torch.device(name)
+    except (RuntimeError, TypeError):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected cpu or cuda, got {name!r}")
+    there = torch.cuda.device_count() if found.type == "cuda" else 1
+    if (found.index or 0) >= there:
+        raise ValueError(f"device: expected one of {there} {found.type} devices, got {name!r}")

@@ -16,12 +16,17 @@ from tqdm import tqdm
 from hico.model.processing import IMAGE
 
 from .preview import tile, write_png
+from .questions import Question
 from .spec import WorldSpec
 from .world import CLIP, World
 
 QUESTIONS, DATA, VIDEOS = "questions.jsonl", "data.yaml", "videos"
 X264 = {"preset": "veryfast", "crf": "18", "g": "16"}
 TILE, COLUMNS = 168, 8
+READING = """\
+# Every frame has to be seen: one left out could hold the answer. `hico train` does so, whatever
+# max_frames, as each row says "frames": "all"; with other programs turn the sampling of frames off.
+"""
 
 
 def write_worlds(
@@ -30,16 +35,19 @@ def write_worlds(
     """spec.count videos -> folder/videos/*.mp4, questions.jsonl and data.yaml, for `hico train`.
 
     The questions and the YAML come last: where they are, all is there. Every file is written beside
-    its place and then moved.
+    its place and then moved; what was written before an error is removed.
+
+    A row says `"frames": "all"`: training then reads every frame, whatever a stage's max_frames, as
+    one left out could hold the answer.
 
     Args:
         size: pixels of a side, even.
         progress: show a bar on stderr.
 
     Returns:
-        The rows of questions.jsonl: the published keys, and besides asked, options, answer (the
-        letter), free_question, free_answer, steps, hops, needle_frames [[first, last], ...], split,
-        world, seed, number, card.
+        The rows of questions.jsonl: the published keys, and besides frames, split, world, seed,
+        number, card; where the form is a question also asked, options, answer (the letter),
+        free_question, free_answer, steps, hops, needle_frames [[first, last], ...].
 
     Raises:
         ValueError: an odd size, or the folder has questions already.
@@ -52,44 +60,38 @@ def write_worlds(
     for name in (QUESTIONS, DATA):
         if (folder / name).exists():
             raise ValueError(f"{folder}: expected a folder without worlds, found {name}")
-    (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     frames = sum(spec.length(i) for i in range(spec.count))
-    with tqdm(total=frames, unit="frame", disable=not progress) as bar:
+    bar = tqdm(total=frames, unit="frame", disable=not progress)
+    with bar, _removed_if_broken(folder / VIDEOS) as written:
         for number in range(spec.count):
             world = spec.make(number)
             name = f"{spec.world}_{spec.split}_{spec.seed}_{number:05d}.mp4"
             write_video(folder / VIDEOS / name, world, size, spec.device, bar.update)
+            written.append(folder / VIDEOS / name)
             rows += rows_of(spec, number, world, name)
-    with replacing(folder / QUESTIONS) as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-    entry = {"json_path": QUESTIONS, "data_root": VIDEOS, "media_type": "video"}
-    with replacing(folder / DATA) as file:
-        file.write(yaml.safe_dump({"datasets": [entry]}, sort_keys=False).encode())
+        with replacing(folder / QUESTIONS) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        written.append(folder / QUESTIONS)
+        entry = {"json_path": QUESTIONS, "data_root": VIDEOS, "media_type": "video"}
+        with replacing(folder / DATA) as file:
+            file.write((READING + yaml.safe_dump({"datasets": [entry]}, sort_keys=False)).encode())
     return rows
 
 
 def rows_of(spec: WorldSpec, number: int, world: World, video: str) -> list[dict[str, Any]]:
-    """The rows of one world's questions, one each."""
+    """The rows of one world's questions, one each, or the row of its description."""
     rows = []
-    forms = spec.forms(number, len(world.questions))
-    for i, (question, form) in enumerate(zip(world.questions, forms, strict=True)):
-        asked, answer = question.turn("options" if form == "describe" else form)
-        starts = [world.placements[place].start for place in question.needles]
+    known = [{}] if spec.form == "describe" else [_facts(world, q) for q in world.questions]
+    for i, ((asked, answer), facts) in enumerate(zip(spec.said(number, world), known, strict=True)):
         turns = [("human", f"{IMAGE}\n{asked}"), ("gpt", answer)]
         rows.append(
             {
                 "id": f"{Path(video).stem}_{i}",
                 "video": video,
+                "frames": "all",
                 "conversations": [{"from": role, "value": text} for role, text in turns],
-                "asked": question.asked,
-                "options": list(question.options),
-                "answer": question.letter,
-                "free_question": question.turn("free")[0],
-                "free_answer": question.free_answer,
-                "steps": list(question.steps),
-                "hops": question.hops,
-                "needle_frames": [[start, start + CLIP - 1] for start in starts],
+                **facts,
                 "split": world.split,
                 "world": world.kind,
                 "seed": spec.seed,
@@ -98,6 +100,21 @@ def rows_of(spec: WorldSpec, number: int, world: World, video: str) -> list[dict
             }
         )
     return rows
+
+
+def _facts(world: World, question: Question) -> dict[str, Any]:
+    """A question in all its forms, and where its answer is."""
+    starts = [world.placements[place].start for place in question.needles]
+    return {
+        "asked": question.asked,
+        "options": list(question.options),
+        "answer": question.letter,
+        "free_question": question.turn("free")[0],
+        "free_answer": question.free_answer,
+        "steps": list(question.steps),
+        "hops": question.hops,
+        "needle_frames": [[start, start + CLIP - 1] for start in starts],
+    }
 
 
 def write_video(
@@ -148,6 +165,22 @@ def replacing(path: Path) -> Iterator[Any]:
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
+        raise
+
+
+@contextmanager
+def _removed_if_broken(folder: Path) -> Iterator[list[Path]]:
+    """The folder, made; if the block fails, the files that it lists and what was made are gone."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield written
+    except BaseException:
+        for path in written:
+            path.unlink()
+        for path in made:
+            path.rmdir()
         raise
 
 
