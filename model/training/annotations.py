@@ -118,8 +118,7 @@ def parse_row(
     joined = tuple(os.path.join(root, path) for path in images)
     at = None if video is None else os.path.join(root, video)
     name = record.get("id")
-    name = None if name is None else str(name)
-    whole = record.get("frames") == "all"
+    name, whole = None if name is None else str(name), record.get("frames") == "all"
     return Row(file, index, turns, joined, at, start, end, kind, name, whole)
 
 

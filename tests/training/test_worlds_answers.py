@@ -208,11 +208,12 @@ def test_wordings_of_tests_are_other_but_their_words_are_known():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_has_not_seen_the_video_guesses(kind):
-    count = 400
+def test_who_has_seen_none_or_64_of_1000_frames_guesses(kind):
+    count = 500
+    drawn = [make_world(kind, seed, 1000) for seed in range(2 * count)]
+    assert abs(accuracy(drawn) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / count)
     known, asked = (
-        [make_world(kind, seed, 1000).questions[0] for seed in range(start, start + count)]
-        for start in (0, count)
+        [world.questions[0] for world in half] for half in (drawn[:count], drawn[count:])
     )
     for name, hits in worlds_blind.guesses(known, asked).items():
         low, high = bench.wilson(sum(hits), count)
@@ -221,24 +222,20 @@ def test_who_has_not_seen_the_video_guesses(kind):
     assert all(abs(letters[letter] / (2 * count) - 0.25) < 0.06 for letter in "ABCD")
 
 
-def accuracy(kind, card, frames=1000, count=500):
+def accuracy(drawn):
+    """Of who sees 64 frames of the second half, having learned from the first."""
     cases = []
-    for seed in range(2 * count):
-        world = make_world(kind, seed, frames, card=card)
-        seen = sights(world, bench.uniform(world, np.random.default_rng(seed)))
+    for world in drawn:
+        seen = sights(world, bench.uniform(world, np.random.default_rng(world.seed)))
         cases.append(case_of(world, world.questions[0], seen))
+    count = len(cases) // 2
     weight = weights(cases[:count])
     return np.mean([right(case, weight) for case in cases[count:]])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_64_of_1000_frames_are_no_better_than_none(kind):
-    assert abs(accuracy(kind, "turned") - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 500)
-
-
-def test_with_static_cards_64_frames_are():
-    assert 0.4 < accuracy("needle", "static", count=300) < 0.6
-    assert accuracy("needle", "static", frames=64, count=20) == 1.0
+def test_64_frames_of_static_cards_are_better_than_none():
+    assert 0.4 < accuracy(worlds("needle", 600, card="static")) < 0.6
+    assert accuracy(worlds("needle", 40, frames=64, card="static")) == 1.0
 
 
 def test_earlier_answers_of_a_conversation_do_not_help():
