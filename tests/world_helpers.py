@@ -9,10 +9,17 @@ from hico.model.training.worlds import make_world
 KINDS = ("needle", "multihop", "ordering", "counting", "grounding")
 
 
-@cache
 def worlds(kind, count=60, split="train", frames=1000, **more):
-    """The first worlds of a kind."""
-    return [make_world(kind, seed, frames, split, **more) for seed in range(count)]
+    """The first worlds of a kind, each drawn once."""
+    drawn = _drawn(kind, split, frames, *more.items())
+    while len(drawn) < count:
+        drawn.append(make_world(kind, len(drawn), frames, split, **more))
+    return drawn[:count]
+
+
+@cache
+def _drawn(*_):
+    return []
 
 
 def front(card):

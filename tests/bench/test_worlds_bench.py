@@ -16,7 +16,7 @@ from hico.model.training.worlds import KINDS, make_world
 
 def test_a_run_writes_a_row_for_every_baseline(tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
-    words = ["worlds", "--kind", "needle,ordering", "--frames", "200", "--count", "60"]
+    words = ["worlds", "--kind", "needle,ordering", "--frames", "200", "--count", "40"]
     words += ["--videos", "1", "--questions", "2", "--size", "16", "--out", str(out)]
     assert main([*words, "--device", "cpu"]) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]

@@ -174,7 +174,8 @@ def test_a_text_longer_than_those_of_the_first_worlds_is_not_cut(processor):
 
 
 def test_samples(processor):
-    entry = {"world": "multihop", "frames": [96, 120], "count": 3, "questions": 2, "hops": 2}
+    entry = {"world": "multihop", "frames": [64, 80], "count": 3, "questions": 2, "hops": 2}
+    entry |= {"density": 1.0}
     data = WorldDataset(entry, processor, OPTIONS)
     assert len(data) == 3 and data.modalities == ["visual"] * 3
     samples = [data[i] for i in range(3)]
