@@ -33,8 +33,7 @@ class Row:
         start, end: seconds of the part of the video that is meant, None = from its start, to its
             end.
         reader: how the video is stored: one of READERS, None = as it looks.
-        id: as given.
-        whole: every frame of the video is seen, however many.
+        id: as given; whole: every frame of the video is seen, however many.
     """
 
     file: str

@@ -167,6 +167,7 @@ def glyph_ids(text: str) -> list[int]:
     return [GLYPHS.index(character) for character in text]
 
 
+@cache
 def cell_grid() -> torch.Tensor:
     """Where the pixels of a cell lie: float32 [52, 60, 2], x and y in heights of a capital."""
     x = LEFT + (torch.arange(CELL[1]) + 0.5) / PITCH
