@@ -21,6 +21,7 @@ COMMANDS = {
     "world": ("hico.model.training.worlds.command", "make videos and questions with exact answers"),
     "build": ("hico.model.training.build.command", "make training rows of annotated events"),
     "train": ("hico.model.training.command", "train a stage of the model from a YAML file"),
+    "needle": ("hico.model.needle.command", "needles in long videos: accuracy by frames and depth"),
 }
 
 

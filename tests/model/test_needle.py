@@ -1,0 +1,248 @@
+"""Needles in worlds: where they stand, what they share, how answers are counted."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from needle_helpers import small_model
+
+from hico.model import DropoutSettings
+from hico.model.needle.answering import Answerer
+from hico.model.needle.features import Haystack, Store, fingerprint
+from hico.model.needle.haystacks import open_haystack
+from hico.model.needle.placement import placed
+from hico.model.needle.record import Record
+from hico.model.needle.running import run_cells
+from hico.model.needle.timing import Clock
+from hico.model.needle.worlds import WorldTask
+
+pytestmark = pytest.mark.usefixtures("plain_on_cpu")
+DROPS = [None, DropoutSettings.parse("2:0.5,4:0.25"), DropoutSettings.parse("3:0.3", "attention")]
+SHORT = {"max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("features"), small_model()[0], Clock("cpu"))
+
+
+def task_of(kind="needle", needles=2, depths=(0.0, 0.5, 1.0), **more):
+    return WorldTask(kind, needles, depths if kind == "needle" else (), **more)
+
+
+def hay_of(task, store):
+    return open_haystack(task.haystack, task.haystack_seed, task.split, store)
+
+
+def films_of(task, frames, store):
+    (cells,) = task.groups([frames])
+    return list(task.films(cells, hay_of(task, store), store))
+
+
+@pytest.mark.parametrize("kind, frames", [("needle", 32), ("multihop", 96)])
+def test_cached_features_are_those_of_the_drawn_video(kind, frames, store):
+    task = task_of(kind, hops=2)
+    (film, *_), (drawn, *_) = (
+        films_of(one, frames, store) for one in (task, task_of(kind, hops=2, source="pixels"))
+    )
+    whole = store.model.encode_video(film.pixels(range(frames)))
+    torch.testing.assert_close(film.features(), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(drawn.features(), whole, atol=1e-5, rtol=1e-5)
+    assert film.asks == drawn.asks
+
+
+@pytest.mark.parametrize("frames", [32, 64, 400, 2000])
+def test_first_needles_stand_at_their_depths(frames):
+    task = task_of(needles=5)
+    (cells,) = task.groups([frames])
+    filled = []
+    for number, asked in task.videos(cells):
+        base = task.drawn(number, frames)
+        world = placed(base, frames, {i: cell[1] for i, cell, _ in asked}, 3)
+        starts = [one.start for one in world.placements]
+        assert starts == sorted(set(starts)) and all(s % 4 == 0 for s in starts)
+        assert 0 <= starts[0] and starts[-1] <= frames - 4
+        for i, cell, place in asked:
+            old, new = base.questions[i], world.questions[i]
+            start = world.placements[new.needles[0]].start
+            assert start == 4 * round(cell[1] * (frames // 4 - 1))
+            for before, after in zip(old.needles + old.foils, new.needles + new.foils, strict=True):
+                assert (before < 0) == (after < 0)
+                if before >= 0:
+                    assert base.placements[before].card == world.placements[after].card
+            filled.append((cell, place))
+    assert sorted(filled) == [(cell, place) for cell in cells for place in range(5)]
+
+
+def test_both_questions_of_a_chain_are_about_its_last_card(store):
+    for film in films_of(task_of("multihop", hops=2, needles=4), 64, store):
+        for caption, detail in zip(film.asks[::2], film.asks[1::2], strict=True):
+            assert (caption.kind, detail.kind) == ("caption", "qa")
+            assert caption.needles == detail.needles and caption.number == detail.number
+            assert len(caption.needles) == 2
+            assert caption.text.split(" Locate")[0] == detail.text.split(" Locate")[0]
+            assert "choose the captions" in caption.text and "answer the" in detail.text
+            for ask in (caption, detail):
+                (answer,) = ask.free[1]
+                assert f"({ask.letter}) {answer}\n" in ask.text
+                assert ask.steps[2].endswith(f", then {answer}")
+            assert caption.steps[2].split(", then ")[:2] == detail.steps[2].split(", then ")[:2]
+            assert caption.steps[2].split(", then ")[1] == caption.free[1][0]
+
+
+@pytest.mark.parametrize("dropout", DROPS, ids=["none", "uniform0_attention", "attention"])
+@pytest.mark.parametrize("prompt", ["ask", "published"])
+def test_shared_prefill_equals_full_runs(dropout, prompt, store):
+    model, processor = small_model()
+    (film, *_) = films_of(task_of(), 64, store)
+    answerer = Answerer(model, processor, dropout, prompt)
+    session = answerer.open(film)
+    assert len({ask.text for ask in film.asks}) == len(film.asks) == 2
+    for ask in film.asks * 2:
+        text = processor.prompt(f"<image>{ask.text}")
+        if prompt == "ask":
+            seconds = range(film.frames)
+            text = processor.prompt(ask.text, (), processor.time_message(film.frames, seconds))
+        ids = processor.ids(text)
+        with answerer.dropout.use(model, [(session._span)]) as run, torch.no_grad():
+            embedded = model.embed(ids, [film.features()])
+            full = model(inputs_embeds=embedded.inputs_embeds).logits[0, -1]
+            kept = list(run.kept)
+        torch.testing.assert_close(session.logits(ask.text), full, atol=1e-4, rtol=1e-4)
+        said = processor.tokenizer.decode([int(full.argmax())])
+        assert session.letter(ask.text) == said
+        assert all(torch.equal(a, b) for a, b in zip(session.kept, kept, strict=True))
+        assert session.survivors(ask.needles) == by_hand(kept, embedded, session, ask.needles)
+        out = model.generate(ids, visual_features=[film.features()], dropout=answerer.dropout,
+                             do_sample=False, **SHORT)  # fmt: skip
+        answer = processor.tokenizer.decode(out[0], skip_special_tokens=True).strip()
+        assert session.ask(ask.text, **SHORT) == answer
+
+
+def by_hand(kept, embedded, session, needles):
+    """Shares of needles' rows, followed one by one through the stages."""
+    left, found = list(range(embedded.inputs_embeds.shape[1])), []
+    for index in kept:
+        left = [left[i] for i in index[0].tolist()]
+        own = [{session._span[0] + start + i for i in range(64)} for start in needles]
+        found.append([len(rows & set(left)) / 64 for rows in own])
+    return found
+
+
+class Rule:
+    """An answerer that sees the truth of a film and answers by a rule."""
+
+    def __init__(self, letter, words):
+        self.clock, self.opened = Clock("cpu"), 0
+        self._letter, self._words = letter, words
+
+    def stages(self):
+        return [{"layer": 2, "ratio": 0.5}]
+
+    def open(self, film):
+        self.opened += 1
+        asks = {ask.text: ask for ask in film.asks}
+        words = {ask.free[0]: ask.free[1][0] for ask in film.asks}
+        words |= {ask.steps[0]: ask.steps[2] for ask in film.asks if ask.steps}
+        return SimpleNamespace(
+            letter=lambda text: self._letter(asks[text]),
+            ask=lambda text, max_new_tokens: self._words(words[text]),
+            survivors=lambda needles: [[1 / (1 + i) for i in range(len(needles))]],
+        )
+
+    def sampled(self, film, count):
+        return self.open(film)
+
+    def blind(self, text):
+        return "A"
+
+    def room(self, answer):
+        return len(answer)
+
+
+def run(task, answerer, frames, store, record=None, **more):
+    record = record or Record(None, {}, {"run": "1"})
+    run_cells(task, answerer, hay_of(task, store), store, record, frames, **more)
+    return record
+
+
+@pytest.mark.parametrize("kind, frames", [("needle", [32, 64]), ("multihop", [64])])
+def test_a_perfect_and_a_stubborn_reader(kind, frames, store):
+    task = task_of(kind, needles=8, hops=2)
+    asks = [ask for n in frames for film in films_of(task, n, store) for ask in film.asks]
+    perfect = run(task, Rule(lambda ask: ask.letter, str.upper), frames, store, baselines=True)
+    stubborn = run(task, Rule(lambda ask: "A", lambda words: "no"), frames, store, free=3)
+    kinds = ["needle"] if kind == "needle" else ["caption", "qa"]
+    for place, cell in perfect.cells.items():
+        other = stubborn.cells[place]
+        for one in kinds:
+            own = [ask for ask in asks if ask.cell == place and ask.kind == one]
+            share = sum(ask.letter == "A" for ask in own) / 8
+            forms = ["letter", "free", *(["steps", "chain"] if kind == "multihop" else [])]
+            assert all(cell[one][form]["score"] == 1 for form in forms)
+            assert cell[one]["letter"]["outcomes"] == "1" * 8 == cell[one]["uniform_64"]["outcomes"]
+            assert cell[one]["blind"]["score"] == other[one]["letter"]["score"] == share
+            assert other[one]["free"]["outcomes"] == "000" and "blind" not in other[one]
+        hops = [1.0, 0.5][: 1 if kind == "needle" else 2]
+        assert cell["survival"] == [{"layer": 2, "ratio": 0.5, "hops": hops}]
+        if kind == "multihop":
+            assert cell["pairs"]["both"] == 8 and cell["pairs"]["score"] == 1
+    assert len(perfect.cells) == (6 if kind == "needle" else 1)
+
+
+def test_a_run_goes_on_where_it_was(tmp_path, store):
+    path, task = tmp_path / "found.json", task_of(needles=3)
+    settings = task.settings()
+
+    def go(frames, resume, answerer=None):
+        record = Record(path, settings, {"run": str(resume)}, resume)
+        answerer = answerer or Rule(lambda ask: ask.letter, str)
+        run(task, answerer, frames, store, record)
+        return answerer.opened, record
+
+    assert go([32], False)[0] > 0
+    before = path.read_text()
+
+    class Broken(Rule):
+        def open(self, film):
+            if film.frames == 64 and self.opened == 2:
+                raise KeyboardInterrupt
+            return super().open(film)
+
+    with pytest.raises(KeyboardInterrupt):
+        go([32, 64], True, Broken(lambda ask: ask.letter, str))
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+    opened, record = go([32, 64], True)
+    assert opened == len(films_of(task, 64, store))
+    assert [cell["run"] for cell in record.content()["cells"]] == ["False"] * 3 + ["True"] * 3
+    assert go([32, 64], True)[0] == 0
+    for other in ({"seed": 1}, {"extra": 1}):
+        with pytest.raises(ValueError, match=f"others in {next(iter(other))}"):
+            Record(path, settings | other, {}, True)
+    for wrong in ("{", "[]", "{}", '{"settings": {}, "cells": [{}], "runs": []}'):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match="expected results of a needle test"):
+            Record(path, settings, {}, True)
+
+
+def test_features_are_made_once(tmp_path):
+    model, calls = small_model()[0], []
+
+    def frames(numbers, size, device):
+        calls.append(numbers.tolist())
+        return numbers[:, None, None, None].expand(-1, size, size, 3).to(torch.uint8)
+
+    def hay():
+        return Haystack("grey", frames, Store(tmp_path, model, Clock("cpu")))
+
+    first = hay()
+    eight = first.clips(8)
+    assert torch.equal(first.clips(3), eight[:3]) and torch.equal(hay().clips(8), eight)
+    assert calls == [list(range(32))]
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert torch.equal(hay().clips(8), eight) and len(calls) == 2
+    other = Haystack("grey", frames, Store(tmp_path, small_model(1)[0], Clock("cpu")))
+    assert not torch.equal(other.clips(8), eight) and len(calls) == 3
+    assert fingerprint(model) != fingerprint(small_model(1)[0])
+    assert fingerprint(model) == fingerprint(model) != fingerprint(model, "lm_head.")
