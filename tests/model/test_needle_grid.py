@@ -80,7 +80,9 @@ def by_loop(frames, names, depth):
 
 
 @pytest.mark.parametrize("frames", [12, 1000])
-@pytest.mark.parametrize("count, depth", [(1, 0.0), (1, 0.2), (1, 0.77), (1, 1.0), (3, None), (5, None)])  # fmt: skip
+@pytest.mark.parametrize(
+    "count, depth", [(1, 0.0), (1, 0.2), (1, 0.77), (1, 1.0), (3, None), (5, None)]
+)
 def test_needles_stand_where_the_published_loops_put_them(frames, count, depth):
     tokens = by_loop(frames, "abcdefg"[:count], depth)
     hay = torch.arange(16 * frames)
