@@ -13,7 +13,7 @@ from hico.model.load import PUBLISHED, SIZES, byte_tokenizer
 
 VISION = {"image_size": 32, "patch_size": 4, "num_frames": 4, "hidden_size": 32}
 VISION |= {"num_hidden_layers": 2, "num_attention_heads": 2}
-SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 6}
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 5}
 SMALL |= {"mm_hidden_size": 32, "vision_config": VISION}
 
 

@@ -114,10 +114,10 @@ class WorldTask:
         """All cells; those of a group share videos."""
         return [self.cells(count) for count in frames]
 
-    def videos(self, cells: Sequence[Cell]) -> list[Video]:
-        """The worlds that fill these cells of one length, and what each is asked."""
+    def videos(self, frames: int) -> list[Video]:
+        """The worlds that fill all cells of a length, and what each is asked."""
         found: list[Video] = []
-        every, frames = self.cells(cells[0][0]), cells[0][0]
+        every = self.cells(frames)
         filled = dict.fromkeys(every, 0)
         number = 0
         while any(filled[cell] < self.needles for cell in every):
@@ -127,9 +127,10 @@ class WorldTask:
                 if filled[cell] < self.needles:
                     asked.append((i, cell, filled[cell]))
                     filled[cell] += 1
-            found.append((number, [one for one in asked if one[1] in cells]))
+            if asked:
+                found.append((number, asked))
             number += 1
-        return [video for video in found if video[1]]
+        return found
 
     def count(self, cells: Sequence[Cell]) -> int:
         """Questions of these cells of one length."""
@@ -137,9 +138,12 @@ class WorldTask:
 
     def films(self, cells: Sequence[Cell], hay: Haystack, store: Store) -> Iterator[Film]:
         """The videos that fill these cells of one length."""
-        for number, asked in self.videos(cells):
+        for number, every in self.videos(cells[0][0]):
+            asked = [one for one in every if one[1] in cells]
+            if not asked:
+                continue
             base = self.drawn(number, cells[0][0])
-            wanted = {i: cell[1] for i, cell, _ in asked if cell[1] is not None}
+            wanted = {i: cell[1] for i, cell, _ in every if cell[1] is not None}
             world = placed(base, cells[0][0], wanted, self.haystack_seed)
             features = self._features(world, base, hay, store)
             pixels = _pixels(world, hay)
@@ -165,7 +169,7 @@ class WorldTask:
             return lambda: assembled(world, hay, lambda: cards_of(base, world, store))
         if self.source == "pixels":
             return lambda: model.encode_video(_each(world, hay))
-        return lambda: _from_mp4(world, model, hay.size)
+        return lambda: _from_mp4(world, store, hay.size)
 
 
 def _ask(world: World, question: Question, cell: Cell, kind: str, number: int) -> Ask:
@@ -185,15 +189,16 @@ def _each(world: World, hay: Haystack) -> Iterator[Tensor]:
         yield from piece
 
 
-def _from_mp4(world: World, model: Any, size: int) -> Tensor:
+def _from_mp4(world: World, store: Store, size: int) -> Tensor:
     """What the model sees of the world as a file."""
     from ..processing import VideoChatFlashProcessor
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.mp4"
-        write_video(path, world, size, model.device)
+        with store.clock("writing mp4"):
+            write_video(path, world, size, store.model.device)
         options = {"keyframes": "exact"}
         visual, _, _ = encode(
-            model, VideoChatFlashProcessor, str(path), world.frames, False, **options
+            store.model, VideoChatFlashProcessor, str(path), world.frames, False, **options
         )
     return visual
