@@ -61,14 +61,16 @@ class Store:
         folder: made when something is put there.
         model: whose features they are.
         clock: notes what making them takes.
+        mode: what the features depend on besides the model's weights and config.
     """
 
-    def __init__(self, folder: Path, model: Any, clock: Clock) -> None:
+    def __init__(self, folder: Path, model: Any, clock: Clock, mode: str = "") -> None:
         seeing = fingerprint(model, "model.vision_tower.", "model.mm_projector.")
         self.folder, self.model, self.clock = folder, model, clock
         self.made, self.found = 0, 0
         self._shared = {
             "encoder": seeing,
+            "mode": mode,
             "device": model.device.type,
             "dtype": str(model.dtype),
             "hico": __version__,

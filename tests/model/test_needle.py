@@ -247,8 +247,8 @@ def test_features_are_made_once(tmp_path):
         calls.append(numbers.tolist())
         return numbers[:, None, None, None].expand(-1, size, size, 3).to(torch.uint8)
 
-    def hay():
-        return Haystack("grey", frames, Store(tmp_path, model, Clock("cpu")))
+    def hay(*mode):
+        return Haystack("grey", frames, Store(tmp_path, model, Clock("cpu"), *mode))
 
     first = hay()
     eight = first.clips(8)
@@ -259,5 +259,6 @@ def test_features_are_made_once(tmp_path):
     assert torch.equal(hay().clips(8), eight) and len(calls) == 2
     other = Haystack("grey", frames, Store(tmp_path, small_model(1)[0], Clock("cpu")))
     assert not torch.equal(other.clips(8), eight) and len(calls) == 3
+    assert torch.equal(hay("other").clips(8), eight) and len(calls) == 4
     assert fingerprint(model) != fingerprint(small_model(1)[0])
     assert fingerprint(model) == fingerprint(model) != fingerprint(model, "lm_head.")
