@@ -10,12 +10,15 @@ from needle_helpers import small_model
 
 from hico.cli import main
 from hico.model import DropoutSettings
+from hico.model.demo import SHIPPED
 from hico.model.needle import command
 from hico.model.needle.answering import Answerer
 from hico.model.needle.features import Store
 from hico.model.needle.haystacks import open_haystack
 from hico.model.needle.published import PublishedTask, places
 from hico.model.needle.timing import Clock
+from hico.model.video import open_video
+from hico.model.vision import square_image
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 END = "\nOptions: (A) red\n(B) blue\n(C) green\n(D) grey\nOnly give the best option. Best option: ("
@@ -104,6 +107,17 @@ def test_needles_of_a_question_file(rows, depth, images, tmp_path):
         assert session._span[0] == len(processor.ids(text)[0])
     if depth is None:
         assert [(ask.kind, ask.letter) for ask in films[0].asks] == [("caption", "C"), ("qa", "D")]
+
+
+def test_one_video_as_a_haystack(tmp_path, capsys):
+    pytest.importorskip("av")
+    hay = open_haystack(str(SHIPPED), 0, "test", Store(tmp_path, small_model()[0], Clock("cpu")))
+    with open_video(SHIPPED) as video:
+        step = round(video.fps)
+        shots = [square_image(shot, 32) for shot in video.read(range(0, video.frames, step))]
+    wanted = [1, 0, len(shots) + 1]
+    assert torch.equal(hay.pixels(torch.tensor(wanted)), torch.stack(shots)[[1, 0, 1]])
+    assert f"{len(shots)} frames, one a second, then again" in capsys.readouterr().err
 
 
 def test_a_published_grid_end_to_end(needle, images, tmp_path, capsys):
