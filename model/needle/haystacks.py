@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..training.worlds.real import VideoHaystack
 from ..training.worlds.world import haystack_of
 from ..video import open_video
 from ..vision import square_image
@@ -42,7 +43,7 @@ def open_haystack(name: str, seed: int, split: str, store: Store) -> Haystack:
         return Haystack(key, film_frames(path), store)
     source = haystack_of(name, seed, split)
     key = f"{name} {seed} {split}"
-    if path.is_dir() and name not in DRAWN:
+    if isinstance(source, VideoHaystack) and name not in DRAWN:
         files = sorted(source.files)
         key = f"{key} {[(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]}"
     return Haystack(key, source.frames, store)

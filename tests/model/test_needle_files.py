@@ -173,7 +173,7 @@ def test_a_grid_of_worlds_end_to_end(world, kinds, needle, tmp_path, capsys):
         (["--world", "needle", "--json", "nowhere/a.json"], "nowhere does not exist"),
         (["--world", "needle", "--json", "a.txt"], "ends in .json"),
         (["--world", "needle", "--source", "mp4", "--frames", "36"], "multiples of 8"),
-        (["--world", "multihop", "--hops", "9"], "hops: expected 1 to 6"),
+        (["--world", "multihop", "--hops", "9"], "hops: expected 1 <= hops <= 6, got 9"),
         (["--data", "nowhere"], "nowhere: no such file"),
         (["--world", "needle", "--model", "/nowhere"], "/nowhere: expected a folder of a model"),
     ],
