@@ -1,0 +1,1 @@
+"""hico-tiny: a small VideoChat-Flash, trained from nothing on the synthetic worlds."""

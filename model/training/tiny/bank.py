@@ -1,0 +1,133 @@
+"""A bank of clips seen once: any number of videos is then put together without painting again."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hico.model._pixels import normalize
+from hico.model.training.worlds import World, make_world
+from hico.model.training.worlds.cards import Card, render_cards
+from hico.model.training.worlds.haystack import NaturalHaystack
+from hico.model.training.worlds.world import CLIP
+
+HOPS = (2, 3, 3)  # of every third deck with chains
+ROOM = 1000  # frames of the worlds that cards are taken from
+TEST = 1 << 20  # seed of the haystack that training never sees
+
+
+@dataclass(frozen=True)
+class Deck:
+    """The cards of one world.
+
+    Attributes:
+        cards: what they say.
+        first: the bank's row of the first of them.
+        hops: cards of each chain, 1 = there are none.
+    """
+
+    cards: tuple[Card, ...]
+    first: int
+    hops: int
+
+
+@dataclass
+class Bank:
+    """Features of clips: those of the decks' cards, then those of haystack.
+
+    Attributes:
+        features: [clips, tokens, C], merged, ahead of the connector's MLP.
+        decks: whose cards the first rows are.
+        hay: the first row of haystack.
+    """
+
+    features: Tensor
+    decks: tuple[Deck, ...]
+    hay: int
+
+    def __post_init__(self) -> None:
+        cards = sum(len(deck.cards) for deck in self.decks)
+        if self.features.ndim != 3 or not cards == self.hay < len(self.features):
+            raise ValueError(
+                f"features: expected [more than {cards}, tokens, C] for decks of {cards} cards, "
+                f"got {list(self.features.shape)} with haystack from {self.hay} on"
+            )
+
+
+def draw_worlds(count: int, split: str = "train", seed: int = 0) -> list[World]:
+    """Worlds of about 40 cards each, needles and chains by turns."""
+    found = []
+    for i in range(count):
+        kind = "multihop" if i % 2 else "needle"
+        hops = HOPS[i // 2 % len(HOPS)]
+        found.append(make_world(kind, (seed << 32) + i, ROOM, split, hops=hops, card="mixed"))
+    return found
+
+
+def decks_of(worlds: Sequence[World]) -> tuple[Deck, ...]:
+    """Decks whose cards lie in the bank one world after the other."""
+    found, first = [], 0
+    for world in worlds:
+        cards = tuple(one.card for one in world.placements)
+        hops = world.questions[0].hops if world.kind == "multihop" else 1
+        found.append(Deck(cards, first, hops))
+        first += len(cards)
+    return tuple(found)
+
+
+def paint_bank(
+    model: Any,
+    worlds: int,
+    hay: int,
+    split: str = "train",
+    seed: int = 0,
+    batch: int = 1024,
+) -> Bank:
+    """Draws worlds and haystack, and sees each of their clips once, on the model's device.
+
+    Args:
+        model: whose encoder and merge are used, as they are.
+        worlds: how many of about 40 cards each; hay: clips of haystack.
+        batch: clips painted at once: below 512 a GPU is mostly idle.
+    """
+    device = next(model.encoder.parameters()).device
+    drawn = draw_worlds(worlds, split, seed)
+    placed = [one for world in drawn for one in world.placements]
+
+    def cards(at: range) -> Tensor:
+        some = placed[at.start : at.stop]
+        said, looks = [one.card for one in some], [one.style for one in some]
+        return render_cards(said, looks, device=device, side=[one.sides for one in some])
+
+    rng = random.Random(seed)
+    starts = [rng.randrange(1 << 20) * CLIP for _ in range(hay)]
+    haystack = NaturalHaystack(rng.randrange(1 << 16) if split == "train" else TEST)
+
+    def scenes(at: range) -> Tensor:
+        numbers = torch.tensor(starts[at.start : at.stop])[:, None] + torch.arange(CLIP)
+        return haystack.frames(numbers.flatten(), device=device).unflatten(0, (-1, CLIP))
+
+    seen = [
+        *_seen(model, cards, len(placed), batch, "cards"),
+        *_seen(model, scenes, hay, batch, "haystack"),
+    ]
+    return Bank(torch.cat(seen), decks_of(drawn), len(placed))
+
+
+@torch.no_grad()
+def _seen(
+    model: Any, paint: Callable[[range], Tensor], count: int, batch: int, name: str
+) -> list[Tensor]:
+    """Merged features of clips, painted batch by batch."""
+    encoder, merge = model.encoder, model.model.mm_projector.merge
+    like, found = next(encoder.parameters()), []
+    for i in tqdm(range(0, count, batch), desc=name, disable=None):
+        for clips in paint(range(i, min(i + batch, count))).split(128):
+            pixels = normalize(clips, like.device).to(like.dtype)
+            tokens, metric = encoder(pixels, return_metric=True)
+            found.append(merge(tokens, metric).tokens)
+    return found

@@ -1,0 +1,176 @@
+"""Stage 0b: the language model learns to find cards among clips that the encoder has seen before.
+
+It starts with two cards in four clips. Where 90% of the last answers are right, the next level has
+more cards, more clips, longer chains, and later gaps between positions and dropped tokens.
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .bank import Bank
+from .masters import Masters, plateau
+from .samples import Batch, Drawer, Level, Stream
+
+RIGHT = 0.9
+OVER = 20  # batches, of the level itself
+
+LEVELS = (
+    Level(2, 4, rows=128),
+    Level(4, 8, rows=128),
+    Level(8, 16, hard=0.3, rows=64),
+    Level(16, 32, hard=0.5, rows=32),
+    Level(16, 32, 2, hard=0.5, rows=32),
+    Level(40, 64, 3, hard=0.5, rows=16),
+    Level(40, 64, 3, hard=0.5, rows=16, skip=4_000, drop=0.2),
+    Level(40, 128, 3, hard=0.6, rows=8, skip=40_000, drop=0.3),
+    Level(40, 256, 3, hard=0.6, rows=4, skip=170_000, drop=0.4),
+)
+
+
+def recall(
+    model: Any,
+    bank: Bank,
+    tokenizer: Any,
+    seconds: float,
+    *,
+    levels: Sequence[Level] = LEVELS,
+    level: int = 0,
+    peak: float = 1e-3,
+    warm: int = 100,
+    decay: float = 0.05,
+    every: int = 25,
+    workers: int = 0,
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Trains the language model and the connector's MLP in place; yields records now and then.
+
+    Args:
+        model: on the bank's device; its encoder is left alone.
+        tokenizer: the model's.
+        seconds: wall clock, the first drawing of batches included.
+        levels, level: of the curriculum, and the one to begin with.
+        peak, warm, decay: highest rate, steps up to it, weight decay.
+        every: steps between two records.
+        workers: processes that draw batches ahead.
+
+    Yields:
+        step, seconds, level, loss, lr, tokens a second, and accuracy since the last record by form
+        and hops, as "free/1".
+
+    Raises:
+        ValueError: a level that is not there.
+    """
+    if not 0 <= level < len(levels):
+        raise ValueError(f"level: expected 0 to {len(levels) - 1}, got {level}")
+    model.train()
+    parts = [model.model.mm_projector.mlp, model.model.embed_tokens, model.model.layers]
+    weights = [p for part in [*parts, model.model.norm] for p in part.parameters()]
+    if not model.config.tie_word_embeddings:
+        weights += list(model.lm_head.parameters())
+    model.encoder.requires_grad_(False)
+    masters, device = Masters(weights, peak, decay), weights[0].device
+    now = torch.tensor([level]).share_memory_()
+    stream = iter(Stream(Drawer(bank, tokenizer), levels, now, seed).loader(workers))
+    tally, recent = Tally(), deque[float](maxlen=OVER)
+    began = time.perf_counter()
+    step, marked = 0, began
+    while (elapsed := time.perf_counter() - began) < seconds:
+        batch = next(stream)
+        logits, wanted = answers(model, bank, batch.to(device))
+        loss = F.cross_entropy(logits.float(), wanted)
+        loss.backward()
+        lr = plateau(step, elapsed / seconds, peak, warm)
+        masters.step(lr)
+        right = tally.add(batch, logits.detach().argmax(-1) == wanted, float(loss.detach()))
+        step += 1
+        if batch.level == now.item():
+            recent.append(right)
+        if len(recent) == OVER and sum(recent) / OVER >= RIGHT and now.item() + 1 < len(levels):
+            now += 1
+            recent.clear()
+        if step % every == 0:
+            spent, marked = time.perf_counter() - marked, time.perf_counter()
+            yield {
+                "step": step,
+                "seconds": round(marked - began, 2),
+                "level": int(now),
+                "lr": lr,
+                **tally.told(spent),
+            }
+
+
+def answers(model: Any, bank: Bank, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] and ids [n] of all tokens of all answers, row by row."""
+    features = bank.features[batch.clips].flatten(1, 2)
+    table, rows = model.get_input_embeddings(), len(batch.clips)
+    head = table(batch.head).expand(rows, -1, -1)
+    seen = model.model.mm_projector.mlp(features)
+    whole = torch.cat([head, seen, table(batch.ids)], 1)
+    begin, stop = head.shape[1], head.shape[1] + seen.shape[1]
+    # with a mask, as gaps between positions would be taken for the ends of packed sequences
+    given = {
+        "inputs_embeds": whole,
+        "attention_mask": torch.ones(whole.shape[:2], dtype=torch.int64, device=whole.device),
+        "position_ids": positions(batch, begin, bank.features.shape[1]),
+        "use_cache": False,
+    }
+    told = batch.labels != -100
+    if batch.drop:
+        labels = F.pad(batch.labels, (stop, 0), value=-100)
+        spans = [(begin, stop)] * rows
+        out = model(**given, labels=labels, visual_spans=spans).logits
+    else:
+        out = model.model(**given).last_hidden_state
+    # text always stays, so that it is what the sequence ends in
+    before = out[:, -batch.ids.shape[1] - 1 : -1][told]
+    return before if batch.drop else model.lm_head(before), batch.labels[told]
+
+
+def positions(batch: Batch, head: int, tokens: int) -> Tensor:
+    """int64 [B, head + n * tokens + T]: a clip's tokens follow each other, with gaps between."""
+    shift = batch.gaps.cumsum(1)
+    rows, text = batch.ids.shape
+    parts = [
+        shift.new_zeros(rows, head),
+        shift[:, :-1].repeat_interleave(tokens, 1),
+        shift[:, -1:].expand(-1, text),
+    ]
+    moved = torch.cat(parts, 1)
+    return moved + torch.arange(moved.shape[1], device=moved.device)
+
+
+class Tally:
+    """What was right since it was last told, answers as a whole, by form and hops."""
+
+    def __init__(self) -> None:
+        self.right: dict[str, list[bool]] = defaultdict(list)
+        self.losses: list[float] = []
+        self.tokens = 0
+
+    def add(self, batch: Batch, hits: Tensor, loss: float) -> float:
+        """hits: bool [n], of the tokens that `answers` gave. Returns the share of right answers."""
+        sizes = [stop - first for _, first, stop, _, _ in batch.spans]
+        found = [bool(part.all()) for part in hits.cpu().split(sizes)]
+        for hit, (_, _, _, form, hops) in zip(found, batch.spans, strict=True):
+            self.right[f"{form}/{hops}{'/drop' if batch.drop else ''}"].append(hit)
+        self.losses.append(loss)
+        self.tokens += batch.ids.numel()
+        return sum(found) / len(found)
+
+    def told(self, seconds: float) -> dict[str, Any]:
+        """The means, and the beginning of new ones."""
+        right = {name: round(sum(h) / len(h), 4) for name, h in sorted(self.right.items())}
+        found = {
+            "loss": round(sum(self.losses) / len(self.losses), 4),
+            "answers": sum(map(len, self.right.values())),
+            "seconds_a_step": round(seconds / len(self.losses), 4),
+            "right": right,
+        }
+        self.__init__()  # type: ignore[misc]
+        return found

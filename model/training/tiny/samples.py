@@ -1,0 +1,261 @@
+"""Batches of stage 0b: rows of the bank, and the words around and behind them as ids."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from hico.adapters._dropout_rows import IGNORED
+from hico.model.processing import SYSTEM, VideoChatFlashProcessor
+from hico.model.training.worlds.cards import Card
+from hico.model.training.worlds.families import apart
+
+from .asking import Turn, ask_chain, ask_one, chains_of, watch
+from .bank import Bank, Deck
+
+HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
+FRAMES = 4  # of a clip
+WATCHED = 4  # cards at most where all of them are to be told
+
+
+@dataclass(frozen=True)
+class Level:
+    """How hard it is.
+
+    Attributes:
+        cards: at most so many; clips: of a video, at least half as many, cards included.
+        hops: of the longest chains.
+        hard: share of the videos whose cards are neighbours of each other.
+        rows: videos of a batch; turns: questions of each, at most one a card or chain.
+        skip: positions that gaps between clips add, at most.
+        drop: share of the batches in which visual tokens are dropped; these have few questions.
+        chained: share of the videos with chains, from two hops on.
+        watch: share of the videos of few cards in which all of them are to be told.
+        forms: shares of options, free and describe (steps, for chains).
+    """
+
+    cards: int
+    clips: int
+    hops: int = 1
+    hard: float = 0.0
+    rows: int = 32
+    turns: int = 16
+    skip: int = 0
+    drop: float = 0.0
+    chained: float = 0.6
+    watch: float = 0.2
+    forms: tuple[float, float, float] = (0.4, 0.3, 0.3)
+
+
+@dataclass
+class Batch:
+    """Videos of one length with their questions.
+
+    Attributes:
+        clips: int64 [B, n], rows of the bank.
+        head: int64 [H], what is said before every video.
+        ids, labels: int64 [B, T], what is said behind it, and -100 for all but answers.
+        gaps: int64 [B, n + 1], positions left out before each clip, and behind the last.
+        spans: for each answer (row, first, stop) in ids, its form and its hops.
+        level: number of the level; drop: whether visual tokens are to be dropped.
+    """
+
+    clips: Tensor
+    head: Tensor
+    ids: Tensor
+    labels: Tensor
+    gaps: Tensor
+    spans: list[tuple[int, int, int, str, int]] = field(default_factory=list)
+    level: int = 0
+    drop: bool = False
+
+    def to(self, device: Any) -> "Batch":
+        """The same with its tensors on a device."""
+        names = ("clips", "head", "ids", "labels", "gaps")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return Batch(**moved, spans=self.spans, level=self.level, drop=self.drop)
+
+
+class Drawer:
+    """Draws batches of a level from the decks of a bank.
+
+    Args:
+        bank: only its decks and how many rows it has are looked at.
+        tokenizer: of train_tokenizer.
+        split: whose wordings are used.
+    """
+
+    def __init__(self, bank: Bank, tokenizer: Any, split: str = "train") -> None:
+        self.hay, self.count, self.split = bank.hay, len(bank.features), split
+        self.single = [deck for deck in bank.decks if deck.hops == 1]
+        self.chained = [(deck, chains_of(deck)) for deck in bank.decks if deck.hops > 1]
+        self.encode = lru_cache(1 << 14)(
+            lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
+        self.pad = tokenizer.pad_token_id
+
+    def batch(self, rng: np.random.Generator, level: Level, number: int = 0) -> Batch:
+        """One batch."""
+        drop = rng.random() < level.drop
+        clips = int(rng.integers(max(level.cards, level.clips // 2), level.clips + 1))
+        turns = min(level.turns, 2) if drop else level.turns
+        drawn = [self._video(rng, level, clips, turns) for _ in range(level.rows)]
+        rows, spans = [], []
+        for row, (_, said) in enumerate(drawn):
+            ids, labels = [], []
+            for ask, turn in said:
+                question, answer = self.encode(ask), self.encode(f"{turn.answer}<|im_end|>")
+                first = len(ids) + len(question)
+                spans.append((row, first, first + len(answer), turn.form, turn.hops))
+                ids += [*question, *answer]
+                labels += [*[IGNORED] * len(question), *answer]
+            rows.append((ids, labels))
+        width = max(len(ids) for ids, _ in rows)
+        padded = [
+            [one + [fill] * (width - len(one)) for one in some]
+            for some, fill in zip(zip(*rows, strict=True), (self.pad, IGNORED), strict=True)
+        ]
+        return Batch(
+            clips=torch.tensor(np.stack([at for at, _ in drawn])),
+            head=torch.tensor(self.encode(HEAD)),
+            ids=torch.tensor(padded[0]),
+            labels=torch.tensor(padded[1]),
+            gaps=torch.from_numpy(_gaps(rng, level.rows, clips, level.skip)),
+            spans=spans,
+            level=number,
+            drop=drop,
+        )
+
+    def _video(
+        self, rng: np.random.Generator, level: Level, clips: int, turns: int
+    ) -> tuple[np.ndarray, list[tuple[str, Turn]]]:
+        """Rows of the bank in their order, and the turns with the words that lead to them."""
+        chains: list[list[int]] = []
+        if level.hops > 1 and rng.random() < level.chained:
+            deck, chains = self._chains(rng, level)
+            cards = [i for chain in chains for i in chain]
+        else:
+            deck = self.single[rng.integers(len(self.single))]
+            cards = some_cards(rng, deck, level)
+        order = rng.permutation(cards)
+        slots = np.sort(rng.choice(clips, len(cards), replace=False))
+        found = rng.integers(self.hay, self.count, clips)
+        found[slots] = deck.first + order
+        shown = [deck.cards[i] for i in order]
+        said = self._turns(rng, level, turns, shown, [[deck.cards[i] for i in c] for c in chains])
+        return found, [(self._asked(rng, i, turn, clips), turn) for i, turn in enumerate(said)]
+
+    def _turns(
+        self,
+        rng: np.random.Generator,
+        level: Level,
+        most: int,
+        shown: list[Card],
+        chains: list[list[Card]],
+    ) -> list[Turn]:
+        """No card and no chain is asked twice: the first answer would give away the second."""
+        if len(shown) <= WATCHED and rng.random() < level.watch:
+            return [watch(shown)]
+        said = []
+        for at in rng.permutation(len(chains) or len(shown))[:most].tolist():
+            form = ("options", "free", "describe")[rng.choice(3, p=level.forms)]
+            if chains and rng.random() < 0.75:
+                steps = "steps" if form == "describe" else form
+                said.append(ask_chain(rng, chains, at, steps, self.split))
+                continue
+            if chains:
+                at = shown.index(chains[at][rng.integers(len(chains[at]))])
+            said.append(ask_one(rng, shown, at, form, self.split))
+        return said
+
+    def _chains(self, rng: np.random.Generator, level: Level) -> tuple[Deck, list[list[int]]]:
+        """A deck, and some of its chains as numbers of its cards; of too long ones the ends."""
+        fitting = [one for one in self.chained if 2 * min(one[0].hops, level.hops) <= level.cards]
+        deck, chains = fitting[rng.integers(len(fitting))]
+        long = min(deck.hops, level.hops)
+        count = int(rng.integers(2, min(level.cards // long, len(chains)) + 1))
+        order = rng.permutation(len(chains)).tolist()
+        if rng.random() < level.hard:
+            nearest = chains[order[0]][0]
+            order.sort(key=lambda i: apart(chains[i][0], nearest))
+        place = {card: i for i, card in enumerate(deck.cards)}
+        return deck, [[place[card] for card in chains[i][-long:]] for i in order[:count]]
+
+    def _asked(self, rng: np.random.Generator, turn: int, what: Turn, clips: int) -> str:
+        """All words between what is known and the answer."""
+        if turn:
+            begin = "\n<|im_start|>user\n"
+        else:  # with a newline as we ask, or without one as needles were published
+            frames = clips * FRAMES
+            told = VideoChatFlashProcessor.time_message(frames, range(frames)).strip()
+            begin = ("", "\n", f"\n{told} ", f"\n{told} ")[rng.integers(4)]
+        return f"{begin}{what.ask}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def some_cards(rng: np.random.Generator, deck: Deck, level: Level) -> list[int]:
+    """Numbers of 1 to level.cards of a deck's cards: any, or neighbours of each other.
+
+    Neighbours come as whole cubes, faces and edges, so that every card has as many as any other.
+    """
+    most = min(level.cards, len(deck.cards))
+    if rng.random() >= level.hard:
+        count = int(rng.integers(max(1, most // 2), most + 1))
+        return rng.permutation(len(deck.cards))[:count].tolist()
+    cubes = cubes_of(deck.cards)
+    order = rng.permutation(len(cubes))
+    if most >= 8:
+        return [i for c in order[: most // 8] for i in cubes[c]]
+    found = cubes[order[0]]
+    for name in rng.permutation(["shape", "colour", "word"]).tolist():
+        if len(found) > most:
+            value = getattr(deck.cards[found[rng.integers(len(found))]], name)
+            found = [i for i in found if getattr(deck.cards[i], name) == value]
+    return found
+
+
+def cubes_of(cards: Sequence[Card]) -> list[list[int]]:
+    """Cards that are all combinations of a few shapes, colours and words."""
+    by_word: dict[str, list[int]] = {}
+    for i, card in enumerate(cards):
+        by_word.setdefault(card.word, []).append(i)
+    found: dict[frozenset, list[int]] = {}
+    for own in by_word.values():
+        found.setdefault(frozenset((cards[i].shape, cards[i].colour) for i in own), []).extend(own)
+    return list(found.values())
+
+
+def _gaps(rng: np.random.Generator, rows: int, clips: int, skip: int) -> np.ndarray:
+    """int64 [rows, clips + 1], not negative; each row adds up to something between 0 and skip."""
+    total = (skip * rng.random((rows, 1))).astype(np.int64)
+    cuts = np.sort((rng.random((rows, clips + 1)) * (total + 1)).astype(np.int64), axis=1)
+    return np.diff(cuts, axis=1, prepend=0)
+
+
+class Stream(IterableDataset):
+    """Batches without end, of whatever level is on at the time.
+
+    Args:
+        level: int64 [1] in shared memory, so that workers see it change.
+    """
+
+    def __init__(
+        self, drawer: Drawer, levels: Sequence[Level], level: Tensor, seed: int = 0
+    ) -> None:
+        self.drawer, self.levels, self.level, self.seed = drawer, levels, level, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, info.id if info else 0])
+        while True:
+            number = int(self.level)
+            yield self.drawer.batch(rng, self.levels[number], number)
+
+    def loader(self, workers: int) -> DataLoader:
+        """Batches drawn ahead by so many processes, 0 = by this one."""
+        ahead = {"prefetch_factor": 4, "multiprocessing_context": "fork"} if workers else {}
+        return DataLoader(self, batch_size=None, num_workers=workers, **ahead)

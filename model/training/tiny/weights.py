@@ -1,0 +1,82 @@
+"""hico-tiny as a folder: made from nothing, opened, and written after a stage."""
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hico.model.load import PUBLISHED, load_model
+
+from .sizes import CONFIG
+from .tokenizer import replace_text, train_tokenizer, write_tokenizer
+
+NOTES = "training.json"
+LARGEST = 15 << 20  # bytes of the weights, in bf16
+
+
+def new_model(seed: int = 0, device: Any = None, dtype: Any = None, **sizes: Any) -> Any:
+    """(model, processor) with random weights and a tokenizer trained now.
+
+    Args:
+        seed: of the weights; torch's own generators stay as they were.
+        sizes: that differ from CONFIG.
+    """
+    from hico.model import (
+        VideoChatFlashConfig,
+        VideoChatFlashForConditionalGeneration,
+        VideoChatFlashProcessor,
+    )
+
+    tokenizer = train_tokenizer()
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    # the published 7B's rope_theta is not ours
+    fields = {name: value for name, value in PUBLISHED.items() if name != "rope_theta"}
+    config = VideoChatFlashConfig(**fields | CONFIG | ends | sizes, bos_token_id=None)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = VideoChatFlashForConditionalGeneration(config)
+    size = config.vision_config["image_size"]
+    return model.to(device, dtype), VideoChatFlashProcessor(tokenizer, size)
+
+
+def open_model(folder: Any, device: Any = None, dtype: Any = None) -> tuple[Any, Any, dict]:
+    """(model, processor, notes) of a folder that write_model wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: as load_model, or notes that are no JSON object.
+    """
+    model, processor = load_model(folder, device, dtype)
+    path = Path(folder) / NOTES
+    notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(notes, dict):
+        raise ValueError(f"{path}: expected an object, got {type(notes).__name__}")
+    return model, processor, notes
+
+
+def write_model(model: Any, processor: Any, folder: Any, notes: dict[str, Any]) -> Path:
+    """The model as bf16, its config, tokenizer and notes, each file whole or not at all.
+
+    Args:
+        notes: what the next stage is to know, such as the level.
+
+    Raises:
+        ValueError: more than 15 MiB of weights.
+    """
+    folder = Path(folder)
+    part = folder / ".part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(part)
+    size = (part / "model.safetensors").stat().st_size
+    if size > LARGEST:
+        raise ValueError(f"model: expected at most {LARGEST} bytes of weights, got {size}")
+    write_tokenizer(processor.tokenizer, part)
+    replace_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
+    for path in sorted(part.iterdir()):
+        os.replace(path, folder / path.name)
+    part.rmdir()
+    return folder
