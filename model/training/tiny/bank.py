@@ -15,9 +15,10 @@ from hico.model.training.worlds.cards import Card, render_cards
 from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.world import CLIP
 
+from .perceive import TEST
+
 HOPS = (2, 3, 3)  # of every third deck with chains
 ROOM = 1000  # frames of the worlds that cards are taken from
-TEST = 1 << 20  # seed of the haystack that training never sees
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,14 @@ def paint_bank(
         worlds: how many of about 40 cards each; hay: clips of haystack.
         batch: clips painted at once: below 512 a GPU is mostly idle.
     """
-    device = next(model.encoder.parameters()).device
+    device, size = next(model.encoder.parameters()).device, model.encoder.image_size
     drawn = draw_worlds(worlds, split, seed)
     placed = [one for world in drawn for one in world.placements]
 
     def cards(at: range) -> Tensor:
         some = placed[at.start : at.stop]
         said, looks = [one.card for one in some], [one.style for one in some]
-        return render_cards(said, looks, device=device, side=[one.sides for one in some])
+        return render_cards(said, looks, size, device=device, side=[one.sides for one in some])
 
     rng = random.Random(seed)
     starts = [rng.randrange(1 << 20) * CLIP for _ in range(hay)]
@@ -109,7 +110,7 @@ def paint_bank(
 
     def scenes(at: range) -> Tensor:
         numbers = torch.tensor(starts[at.start : at.stop])[:, None] + torch.arange(CLIP)
-        return haystack.frames(numbers.flatten(), device=device).unflatten(0, (-1, CLIP))
+        return haystack.frames(numbers.flatten(), size, device).unflatten(0, (-1, CLIP))
 
     seen = [
         *_seen(model, cards, len(placed), batch, "cards"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from .align import align
 from .bank import paint_bank
 from .perceive import Heads, perceive
 from .recall import LEVELS, recall
@@ -91,6 +92,8 @@ def _recall(
     given = args.set | ({} if args.peak is None else {"peak": args.peak})
     level = notes.get("level", 0) if args.level is None else args.level
     bank = paint_bank(model, args.worlds, args.hay, seed=args.seed)
+    if "level" not in notes:
+        yield {"align": round(align(model, bank, processor.tokenizer), 4)}
     for record in recall(
         model,
         bank,

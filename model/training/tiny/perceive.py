@@ -31,6 +31,7 @@ from hico.model.training.worlds.world import CLIP
 from .masters import Masters, cosine
 
 NO = -100
+TEST = 1 << 20  # seed of the haystack that training never sees
 EVERY = 20  # steps between two paintings: small batches paint slowly
 LETTERS = 6
 # what heads tell of a clip: name -> number of classes
@@ -104,18 +105,25 @@ def targets(cards: list[Card | None]) -> np.ndarray:
     return found
 
 
-def draw(rng: random.Random, cards: int, hay: int, split: str, device: Any) -> tuple:
-    """uint8 [cards + hay, 4, S, S, 3] and their targets, cards first."""
+def draw(rng: random.Random, count: int, split: str, device: Any, size: int) -> tuple:
+    """uint8 [count, 4, size, size, 3] and their targets; seven of eight are cards, and first."""
+    hay = count // 8
+    cards = count - hay
     drawn = [random_card(rng, split) for _ in range(cards)]
     styles = [random_style(rng, split) for _ in range(cards)]
     clips = render_cards(
-        drawn, styles, frames=CLIP, device=device, side=[random_sides(rng) for _ in range(cards)]
+        drawn,
+        styles,
+        size=size,
+        frames=CLIP,
+        device=device,
+        side=[random_sides(rng) for _ in range(cards)],
     )
     if hay:
         starts = torch.tensor([rng.randrange(1 << 20) * CLIP for _ in range(hay)])
         at = (starts[:, None] + torch.arange(CLIP)).flatten()
-        seed = rng.randrange(1 << 16) if split == "train" else 1 << 20
-        found = NaturalHaystack(seed).frames(at, device=device)
+        seed = rng.randrange(1 << 16) if split == "train" else TEST
+        found = NaturalHaystack(seed).frames(at, size, device)
         clips = torch.cat([clips, found.unflatten(0, (hay, CLIP))])
     return clips, torch.from_numpy(targets([*drawn, *[None] * hay])).to(device)
 
@@ -130,7 +138,7 @@ class Pool:
     next: int = 0
 
     @classmethod
-    def of(cls, room: int, device: Any, size: int = 224) -> "Pool":
+    def of(cls, room: int, device: Any, size: int) -> "Pool":
         clips = torch.empty((room, CLIP, size, size, 3), dtype=torch.uint8, device=device)
         return cls(clips, torch.empty((room, len(HEADS)), dtype=torch.int64, device=device))
 
@@ -175,7 +183,9 @@ def perceive(
     batch: int = 384,
     fresh: int = 96,
     pool: int = 24_000,
+    tested: int = 512,
     peak: float = 1e-3,
+    every: int = 250,
     seed: int = 0,
     heads: Heads | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -185,42 +195,50 @@ def perceive(
         model: whose encoder and merge are used, in bf16 on a GPU.
         batch, fresh: clips of a step, and of these new ones.
         pool: clips that are kept on the device.
+        tested: clips of the other split that every record is about.
+        every: steps between two records.
+        heads: None = new ones.
+
+    Yields:
+        step, seconds, of these for painting, loss, test_loss, and for test and train the share of
+        tokens that are right, of each attribute, and of clips by the vote of their tokens.
     """
     encoder, connector = model.encoder, model.model.mm_projector
-    device = next(encoder.parameters()).device
-    dtype = next(encoder.parameters()).dtype
-    heads = heads or Heads(encoder.channels)
-    heads.to(device, dtype)
-    weights = [p for p in (*encoder.parameters(), *heads.parameters()) if p.requires_grad]
-    masters = Masters(weights, peak, 0.05)
-    rng, held = random.Random(seed), Pool.of(pool, device)
-    test_clips, test_told = draw(random.Random(-1), 448, 64, "test", device)
+    like = next(encoder.parameters())
+    device, size = like.device, encoder.image_size
+    heads = (heads or Heads(encoder.channels)).to(device, like.dtype)
+    masters = Masters([*encoder.parameters(), *heads.parameters()], peak, 0.05)
+    rng, held = random.Random(seed), Pool.of(pool, device, size)
+    test_clips, test_told = draw(random.Random(-1), tested, "test", device, size)
 
     def run(clips: Tensor) -> dict[str, Tensor]:
-        tokens, metric = encoder(normalize(clips, device).to(dtype), return_metric=True)
+        tokens, metric = encoder(normalize(clips, device).to(like.dtype), return_metric=True)
         return heads(connector.merge(tokens, metric).tokens)
 
     start, step, painting = time.perf_counter(), 0, 0.0
     while held.filled < min(pool, 4096):
-        held.add(*draw(rng, 896, 128, "train", device))
-    many = fresh * EVERY
+        held.add(*draw(rng, min(pool, 1024), "train", device, size))
     while (elapsed := time.perf_counter() - start) < seconds:
         if step % EVERY == 0:
             began = time.perf_counter()
-            held.add(*draw(rng, many * 7 // 8, many - many * 7 // 8, "train", device))
+            held.add(*draw(rng, min(pool, fresh * EVERY), "train", device, size))
             painting += time.perf_counter() - began
         clips, told = held.some(batch)
         total, _ = loss_of(run(clips), told)
         total.backward()
         masters.step(cosine(elapsed / seconds, peak))
         step += 1
-        if step % 250 == 0:
+        if step % every == 0:
             with torch.no_grad():
                 seen = [run(part) for part in test_clips.split(128)]
+                trained = run(clips)
             merged = {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
             yield {
-                "step": step, "seconds": elapsed, "painting": painting, "loss": total.item(),
+                "step": step,
+                "seconds": elapsed,
+                "painting": painting,
+                "loss": total.item(),
                 "test_loss": loss_of(merged, test_told)[0].item(),
                 "test": accuracy(merged, test_told),
-                "train": accuracy(run(clips), told),
-            }  # fmt: skip
+                "train": accuracy(trained, told),
+            }

@@ -1,0 +1,153 @@
+"""Stage 0b: what the model is given, what is learned, and that it goes on from weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_helpers import invented_bank, small_model
+
+from hico.model.training.tiny.align import align, words_of
+from hico.model.training.tiny.masters import Masters
+from hico.model.training.tiny.recall import Tally, answers, positions, recall
+from hico.model.training.tiny.samples import Drawer, Level
+from hico.model.training.tiny.tokenizer import train_tokenizer
+
+EASY = Level(1, 2, rows=16, watch=1.0)
+HARD = Level(4, 6, rows=3, turns=2)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return invented_bank(4, 16, tokens=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer()
+
+
+def drawn(bank, tokenizer, level, seed=0):
+    return Drawer(bank, tokenizer).batch(np.random.default_rng(seed), level)
+
+
+@pytest.mark.parametrize("skip", [0, 3000])
+def test_answers_are_the_models_own(bank, tokenizer, skip):
+    """Each row alone, unpadded, in one plain forward of the whole model, gives the same logits."""
+    model = small_model().eval()
+    model.config.mm_llm_compress = False
+    batch = drawn(bank, tokenizer, replace(HARD, skip=skip))
+    with torch.no_grad():
+        logits, wanted = answers(model, bank, batch)
+        places, table = positions(batch, len(batch.head), 2), model.get_input_embeddings()
+        found = []
+        for row, ids in enumerate(batch.ids):
+            seen = model.model.mm_projector.mlp(bank.features[batch.clips[row]].flatten(0, 1))
+            stop = max(stop for r, _, stop, *_ in batch.spans if r == row)
+            whole = torch.cat([table(batch.head), seen, table(ids[:stop])])[None]
+            ones = torch.ones(whole.shape[:2], dtype=torch.int64)
+            place = places[row : row + 1, : whole.shape[1]]
+            out = model(inputs_embeds=whole, attention_mask=ones, position_ids=place).logits[0]
+            begin = len(batch.head) + len(seen)
+            for r, first, stop, *_ in batch.spans:
+                if r == row:
+                    found.append(out[begin + first - 1 : begin + stop - 1])
+    torch.testing.assert_close(logits, torch.cat(found), atol=1e-4, rtol=1e-4)
+    spans = [batch.ids[r, first:stop] for r, first, stop, *_ in batch.spans]
+    assert torch.equal(wanted, torch.cat(spans))
+
+
+def test_tokens_are_dropped_as_in_inference(bank, tokenizer):
+    """Of one question a row: what is kept is what the last row of its prompt alone would keep."""
+    model = small_model().train()
+    batch = drawn(bank, tokenizer, replace(HARD, rows=1, turns=1, drop=1.0, forms=(1.0, 0.0, 0.0)))
+    with torch.no_grad():
+        logits, _ = answers(model, bank, batch)
+        seen = model.model.mm_projector.mlp(bank.features[batch.clips].flatten(1, 2))
+        asked = batch.ids[:, : batch.spans[0][1]]
+        table, head = model.get_input_embeddings(), len(batch.head)
+        whole = torch.cat([table(batch.head)[None], seen, table(asked)], 1)
+        span = [(head, head + seen.shape[1])]
+        out = model.eval()(inputs_embeds=whole, visual_spans=span).logits
+    assert out.shape[1] < whole.shape[1]
+    torch.testing.assert_close(logits[0], out[0, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_positions(bank, tokenizer):
+    batch = drawn(bank, tokenizer, replace(HARD, skip=5000))
+    found = positions(batch, 7, 2)
+    rows, clips = batch.clips.shape
+    assert found.shape == (rows, 7 + 2 * clips + batch.ids.shape[1])
+    steps = found.diff(dim=1)
+    assert (found[:, :7] == torch.arange(7)).all() and (steps >= 1).all()
+    inside = torch.arange(6, 6 + 2 * clips).reshape(clips, 2)[:, 1]
+    assert (steps[:, inside] == 1).all()  # a clip stays whole
+    between = torch.arange(6, 6 + 2 * clips + 1, 2)
+    assert torch.equal(steps[:, between] - 1, batch.gaps)
+
+
+def test_words_of_clips(bank, tokenizer):
+    said = words_of(bank, tokenizer)
+    card = bank.decks[0].cards[0]
+    words = tokenizer.convert_ids_to_tokens([i for i in said[0].tolist() if i >= 0])
+    assert words[:3] == [card.shape, card.colour, card.word]
+    assert said[bank.hay :, 0].unique().tolist() == [tokenizer.pad_token_id]
+    assert (said[bank.hay :, 1:] == -1).all()
+
+
+def test_it_learns_to_read_a_card(bank, tokenizer):
+    """Untrained, nothing is right; the loss of 0.6 is where shapes and colours are known."""
+    model = small_model(hidden_size=96, intermediate_size=96, initializer_range=0.1)
+    align(model, bank, tokenizer, steps=60, batch=128)
+    frozen = [one.clone() for one in model.encoder.parameters()]
+    levels = [EASY, HARD]
+    records = []
+    for record in recall(model, bank, tokenizer, 60, levels=levels, peak=2e-3, warm=20, every=10):
+        records.append(record)
+        if record["loss"] < 0.6:
+            break
+    assert records[-1]["loss"] < 0.6 and records[0]["loss"] > 2
+    assert {"step", "seconds", "level", "loss", "right", "lr"} <= set(records[0])
+    assert set(records[0]["right"]) == {"watch/1"}
+    assert all(map(torch.equal, frozen, model.encoder.parameters()))
+
+
+def test_the_next_level_when_most_is_right(bank, tokenizer, monkeypatch):
+    monkeypatch.setattr("hico.model.training.tiny.recall.RIGHT", 0.0)
+    monkeypatch.setattr("hico.model.training.tiny.recall.OVER", 2)
+    levels = [replace(EASY, rows=2), replace(EASY, rows=3), replace(EASY, rows=4)]
+    found = []
+    for record in recall(small_model(), bank, tokenizer, 60, levels=levels, every=1):
+        found.append(record["level"])
+        if len(found) == 7:
+            break
+    assert found == [0, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("level", [-1, 9])
+def test_a_level_that_is_not_there(bank, tokenizer, level):
+    with pytest.raises(ValueError, match="level: expected 0 to 8"):
+        next(recall(small_model(), bank, tokenizer, 1, level=level))
+
+
+def test_tally(bank, tokenizer):
+    batch = drawn(bank, tokenizer, HARD)
+    sizes = [stop - first for _, first, stop, *_ in batch.spans]
+    hits = torch.ones(sum(sizes), dtype=torch.bool)
+    hits[: sizes[0]] = False
+    tally = Tally()
+    assert tally.add(batch, hits, 2.0) == pytest.approx(1 - 1 / len(sizes))
+    told = tally.told(1.0)
+    assert told["loss"] == 2.0 and told["answers"] == len(sizes)
+    assert min(told["right"].values()) < 1
+
+
+def test_masters_move_what_bf16_would_round_away():
+    weight = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    masters = Masters([weight], 1e-3, 0.0)
+    for _ in range(20):
+        F.mse_loss(weight.float(), torch.zeros(4, 4)).backward()
+        masters.step(1e-3)
+    assert weight.grad is None and float(masters.copies[0].detach().mean()) < 0.985
+    assert float(weight.detach().float().mean()) < 0.985

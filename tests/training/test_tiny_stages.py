@@ -1,0 +1,137 @@
+"""python -m hico.model.training.tiny: from nothing to a folder, and on from there."""
+
+import json
+import random
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from tiny_helpers import invented_bank, small_model
+
+from hico.model import VideoChatFlashForConditionalGeneration
+from hico.model.load import load_model
+from hico.model.training.tiny import bank as banks
+from hico.model.training.tiny import command, weights
+from hico.model.training.tiny.bank import paint_bank
+from hico.model.training.tiny.perceive import HEADS, random_card, targets
+from hico.model.training.tiny.recall import LEVELS, recall
+from hico.model.training.tiny.weights import new_model, open_model, write_model
+from hico.model.training.worlds.splits import held_out
+
+SMALL = {
+    "vision_config": {
+        "image_size": 32,
+        "patch_size": 4,
+        "num_frames": 4,
+        "hidden_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 5,
+    },
+    "mm_hidden_size": 40,
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "llm_compress_layer_list": [1],
+    "llm_image_token_ratio_list": [1.0, 0.5],
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """new_model, of hardly any size."""
+
+    def make(seed=0, device=None, dtype=None):
+        return new_model(seed, device, dtype, **SMALL)
+
+    monkeypatch.setattr(command, "new_model", make)
+    return make
+
+
+def test_what_heads_are_told():
+    rng = random.Random(0)
+    cards = [random_card(rng, "train") for _ in range(40)]
+    told = targets([*cards, None])
+    names = list(HEADS)
+    assert told.shape == (41, len(HEADS)) and told[-1, 0] == 0 and (told[-1, 1:] == -100).all()
+    for row, card in zip(told, cards, strict=False):
+        found = dict(zip(names, row.tolist(), strict=True))
+        letters = [found[f"letter{i}"] for i in range(6)]
+        assert "".join(chr(ord("a") + n - 1) for n in letters if n) == card.word
+        assert bool(card.goto) != bool(card.number)
+        if card.number:
+            assert card.number == f"{found['tens']}{found['ones']}"
+            assert (found["next_shape"], found["next_colour"]) == (16, 12)
+        assert all(-100 <= n < HEADS[name] for name, n in found.items())
+    assert not any(held_out(card.shape, card.colour, card.word) for card in cards)
+    other = random_card(random.Random(1), "test")
+    assert held_out(other.shape, other.colour, other.word)
+
+
+def test_a_bank_is_what_the_model_sees(small):
+    """A card painted alone and encoded by the model is its row of the bank."""
+    model, _ = small()
+    bank = paint_bank(model, worlds=2, hay=5, batch=16)
+    assert bank.features.shape == (bank.hay + 5, 64, 40)
+    assert [deck.hops for deck in bank.decks] == [1, 2]
+    world = banks.draw_worlds(2)[1]
+    one = world.placements[3]
+    frames = world.render(slice(one.start, one.start + 4), 32)
+    with torch.no_grad():
+        row = model.model.mm_projector.mlp(bank.features[bank.decks[1].first + 3])
+    torch.testing.assert_close(row, model.encode_video(frames), atol=2e-3, rtol=2e-3)
+
+
+def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
+    first, second = tmp_path / "a", tmp_path / "b"
+    settings = {"batch": 4, "fresh": 1, "pool": 16, "tested": 8, "every": 1}
+    given = ["--device", "cpu", "--seconds"]
+    assert not command.main(
+        ["0a", *given, "0.5", "--out", str(first), "--set", json.dumps(settings)]
+    )
+    record = json.loads((first / "curve-0a.jsonl").read_text().splitlines()[0])
+    assert record["step"] == 1 and set(record["test"]) > set(HEADS)
+    bank = invented_bank(4, 16, channels=40)
+    monkeypatch.setattr(command, "paint_bank", lambda *_, **__: bank)
+    levels = [replace(level, rows=2) for level in LEVELS]
+    monkeypatch.setattr(command, "recall", partial(recall, levels=levels))
+    quick = json.dumps({"every": 1, "warm": 1})
+    found = [*given, "1", "--from", str(first), "--out", str(second), "--set", quick]
+    assert not command.main(["0b", *found, "--workers", "0", "--level", "1"])
+    _, _, notes = open_model(second, "cpu")
+    assert notes["level"] == 1 and [run["stage"] for run in notes["runs"]] == ["0a", "0b"]
+    before, _ = load_model(first, "cpu")
+    after, processor = load_model(second, "cpu")
+    assert isinstance(after, VideoChatFlashForConditionalGeneration)
+    assert all(map(torch.equal, before.encoder.parameters(), after.encoder.parameters()))
+    both = zip(before.model.layers.parameters(), after.model.layers.parameters(), strict=True)
+    assert not any(torch.equal(*pair) for pair in both if pair[0].ndim > 1)
+    answer = after.ask(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), "What?", processor)
+    assert isinstance(answer, str)
+    assert not list(second.glob(".*"))
+    capsys.readouterr()
+
+
+def test_weights_too_large_are_not_written(monkeypatch, tmp_path, small):
+    monkeypatch.setattr(weights, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="at most 1000 bytes"):
+        write_model(*small(), tmp_path, {})
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_the_whole_model_fits():
+    model = small_model()
+    assert model.config.rope_parameters["rope_theta"] == 1e9
+    whole, processor = new_model()
+    assert 2 * sum(p.numel() for p in whole.parameters()) < weights.LARGEST - (1 << 16)
+    assert len(processor.tokenizer) == whole.config.vocab_size
+    again, _ = new_model()
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
+
+
+@pytest.mark.parametrize("wrong", [["0a", "--seconds", "0", "--out", "x"]])
+def test_no_time(wrong):
+    with pytest.raises(ValueError, match="seconds: expected more than 0"):
+        command.main(wrong)
