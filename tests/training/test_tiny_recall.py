@@ -125,9 +125,9 @@ def test_the_next_level_when_most_is_right(bank, tokenizer, monkeypatch):
     assert found == [0, 1, 1, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("level", [-1, 9])
+@pytest.mark.parametrize("level", [-1, 10])
 def test_a_level_that_is_not_there(bank, tokenizer, level):
-    with pytest.raises(ValueError, match="level: expected 0 to 8"):
+    with pytest.raises(ValueError, match="level: expected 0 to 9"):
         next(recall(small_model(), bank, tokenizer, 1, level=level))
 
 

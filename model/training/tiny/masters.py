@@ -19,7 +19,7 @@ class Masters:
     def __init__(
         self, weights: Sequence[nn.Parameter], lr: float, decay: float, b2: float = 0.98
     ) -> None:
-        self.weights = list(weights)
+        self.weights: list[torch.Tensor] = list(weights)
         self.copies = [weight.detach().float().clone() for weight in self.weights]
         wide = [copy for copy in self.copies if copy.ndim > 1]
         thin = [copy for copy in self.copies if copy.ndim < 2]

@@ -107,7 +107,8 @@ class Drawer:
         drawn = [self._video(rng, level, clips, turns) for _ in range(level.rows)]
         rows, spans = [], []
         for row, (_, said) in enumerate(drawn):
-            ids, labels = [], []
+            ids: list[int] = []
+            labels: list[int] = []
             for ask, turn in said:
                 question, answer = self.encode(ask), self.encode(f"{turn.answer}<|im_end|>")
                 first = len(ids) + len(question)
@@ -257,5 +258,7 @@ class Stream(IterableDataset):
 
     def loader(self, workers: int) -> DataLoader:
         """Batches drawn ahead by so many processes, 0 = by this one."""
-        ahead = {"prefetch_factor": 4, "multiprocessing_context": "fork"} if workers else {}
+        ahead: dict[str, Any] = (
+            {"prefetch_factor": 4, "multiprocessing_context": "fork"} if workers else {}
+        )
         return DataLoader(self, batch_size=None, num_workers=workers, **ahead)
