@@ -114,9 +114,8 @@ def test_it_learns_to_read_a_card(bank, tokenizer):
 
 
 def test_the_next_level_when_most_is_right(bank, tokenizer, monkeypatch):
-    monkeypatch.setattr("hico.model.training.tiny.recall.RIGHT", 0.0)
     monkeypatch.setattr("hico.model.training.tiny.recall.OVER", 2)
-    levels = [replace(EASY, rows=2), replace(EASY, rows=3), replace(EASY, rows=4)]
+    levels = [replace(EASY, rows=rows, right=0.0) for rows in (2, 3, 4)]
     found = []
     for record in recall(small_model(), bank, tokenizer, 60, levels=levels, every=1):
         found.append(record["level"])

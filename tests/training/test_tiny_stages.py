@@ -13,6 +13,7 @@ from hico.model import VideoChatFlashForConditionalGeneration
 from hico.model.load import load_model
 from hico.model.training.tiny import bank as banks
 from hico.model.training.tiny import command, weights
+from hico.model.training.tiny.align import align
 from hico.model.training.tiny.bank import paint_bank
 from hico.model.training.tiny.perceive import HEADS, random_card, targets
 from hico.model.training.tiny.recall import LEVELS, recall
@@ -97,9 +98,14 @@ def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "paint_bank", lambda *_, **__: bank)
     levels = [replace(level, rows=2) for level in LEVELS]
     monkeypatch.setattr(command, "recall", partial(recall, levels=levels))
+    monkeypatch.setattr(command, "LEVELS", levels)
+    monkeypatch.setattr(command, "align", partial(align, steps=2, batch=8))
     quick = json.dumps({"every": 1, "warm": 1})
     found = [*given, "1", "--from", str(first), "--out", str(second), "--set", quick]
-    assert not command.main(["0b", *found, "--workers", "0", "--level", "1"])
+    assert not command.main(["0b", *found, "--workers", "0", "--level", "1", "--tested", "4"])
+    curve = [json.loads(x) for x in (second / "curve-0b.jsonl").read_text().splitlines()]
+    assert curve[0]["align"] < 8 and curve[1]["step"] == 1
+    assert [x["tested"] for x in curve if "tested" in x] == [0, 1]
     _, _, notes = open_model(second, "cpu")
     assert notes["level"] == 1 and [run["stage"] for run in notes["runs"]] == ["0a", "0b"]
     before, _ = load_model(first, "cpu")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from .align import align
 from .bank import paint_bank
 from .perceive import Heads, perceive
-from .recall import LEVELS, recall
+from .recall import LEVELS, examine, recall
 from .weights import new_model, open_model, write_model
 
 HEADS = "heads.safetensors"  # stage 0a's alone
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     bank = found.add_argument_group("0b: the bank of clips")
     bank.add_argument("--worlds", type=int, default=1200, help="about 40 cards each (1200)")
     bank.add_argument("--hay", type=int, default=8000, help="clips of haystack (8000)")
+    bank.add_argument("--tested", type=int, default=0, help="worlds of the test split, behind (0)")
     bank.add_argument("--level", type=int, help="to begin with (where the last run ended)")
     bank.add_argument("--workers", type=int, default=8, help="processes that draw batches (8)")
     return found
@@ -106,3 +107,7 @@ def _recall(
     ):
         notes["level"] = record["level"]
         yield record
+    if args.tested:
+        bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed)
+        for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
+            yield {"tested": number, **examine(model, bank, processor.tokenizer, one)}

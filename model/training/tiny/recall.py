@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,13 +19,12 @@ from .bank import Bank
 from .masters import Masters, plateau
 from .samples import Batch, Drawer, Level, Stream
 
-RIGHT = 0.9
 OVER = 20  # batches, of the level itself
 
 TOLD = (0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more thing to learn
 SOME = (0.15, 0.45, 0.4)
 LEVELS = (
-    Level(1, 2, rows=256, watch=1.0),
+    Level(1, 2, rows=256, watch=1.0, right=0.7),  # of all that is on a card, nothing wrong
     Level(2, 4, rows=128, forms=TOLD),
     Level(4, 8, rows=128, hard=0.2, forms=TOLD),
     Level(8, 16, rows=64, hard=0.4, forms=SOME),
@@ -96,7 +96,8 @@ def recall(
         step += 1
         if batch.level == now.item():
             recent.append(right)
-        if len(recent) == OVER and sum(recent) / OVER >= RIGHT and now.item() + 1 < len(levels):
+        enough = len(recent) == OVER and sum(recent) / OVER >= levels[int(now)].right
+        if enough and now.item() + 1 < len(levels):
             now += 1
             recent.clear()
         if step % every == 0:
@@ -108,6 +109,24 @@ def recall(
                 "lr": lr,
                 **tally.told(spent),
             }
+
+
+@torch.no_grad()
+def examine(
+    model: Any, bank: Bank, tokenizer: Any, level: Level, batches: int = 8, seed: int = 0
+) -> dict[str, Any]:
+    """Loss and accuracy on a bank of the split "test", asked in that split's wordings.
+
+    Tokens are dropped as in training: the level says in what share of the batches.
+    """
+    drawer, tally = Drawer(bank, tokenizer, "test"), Tally()
+    rng, began = np.random.default_rng([seed, 1]), time.perf_counter()
+    for _ in range(batches):
+        batch = drawer.batch(rng, level).to(bank.features.device)
+        logits, wanted = answers(model, bank, batch)
+        loss = F.cross_entropy(logits.float(), wanted)
+        tally.add(batch, logits.argmax(-1) == wanted, float(loss))
+    return tally.told(time.perf_counter() - began)
 
 
 def answers(model: Any, bank: Bank, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ class Level:
         chained: share of the videos with chains, from two hops on.
         watch: share of the videos of few cards in which all of them are to be told.
         forms: shares of options, free and describe (steps, for chains).
+        right: share of the last answers that leads to the next level.
     """
 
     cards: int
@@ -50,6 +51,7 @@ class Level:
     chained: float = 0.6
     watch: float = 0.2
     forms: tuple[float, float, float] = (0.4, 0.3, 0.3)
+    right: float = 0.9
 
 
 @dataclass
