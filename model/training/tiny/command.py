@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--from", dest="source", type=Path, metavar="DIR", help="a folder that --out was (none)")
     add("--out", type=Path, required=True, metavar="DIR", help="weights, notes and curves")
     add("--seed", type=int, default=0, help="of weights and data (0)")
-    add("--peak", type=float, help="highest rate (0a 1e-3, 0b 2e-3)")
+    add("--peak", type=float, help="highest rate (1e-3)")
     add("--device", help="cuda or cpu (the GPU where there is one)")
     add("--set", type=json.loads, default={}, metavar="JSON", help="other arguments of the stage")
     bank = found.add_argument_group("0b: the bank of clips")

@@ -25,8 +25,8 @@ TOLD = (0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more th
 SOME = (0.15, 0.45, 0.4)
 LEVELS = (
     Level(1, 2, rows=256, watch=1.0, right=0.7),  # of all that is on a card, nothing wrong
-    Level(2, 4, rows=128, forms=TOLD),
-    Level(4, 8, rows=128, hard=0.2, forms=TOLD),
+    # of one or two cards finding is learned far later than of two to four
+    Level(4, 6, rows=128, watch=0.0, forms=TOLD),
     Level(8, 16, rows=64, hard=0.4, forms=SOME),
     Level(16, 32, rows=32, hard=0.5),
     Level(16, 32, 2, rows=32, hard=0.5),
@@ -49,6 +49,7 @@ def recall(
     peak: float = 1e-3,
     warm: int = 100,
     decay: float = 0.05,
+    slack: float = 0.0,
     every: int = 25,
     workers: int = 0,
     seed: int = 0,
@@ -61,6 +62,7 @@ def recall(
         seconds: wall clock, the first drawing of batches included.
         levels, level: of the curriculum, and the one to begin with.
         peak, warm, decay: highest rate, steps up to it, weight decay.
+        slack: taken off what a level asks for before the next one begins.
         every: steps between two records.
         workers: processes that draw batches ahead.
 
@@ -96,7 +98,7 @@ def recall(
         step += 1
         if batch.level == now.item():
             recent.append(right)
-        enough = len(recent) == OVER and sum(recent) / OVER >= levels[int(now)].right
+        enough = len(recent) == OVER and sum(recent) / OVER >= levels[int(now)].right - slack
         if enough and now.item() + 1 < len(levels):
             now += 1
             recent.clear()
