@@ -30,5 +30,14 @@ def normalize(frames: Tensor, device: Any = None) -> Tensor:
     if frames.device.type == "cpu" and torch.device(device or "cpu").type == "cuda":
         frames = frames.pin_memory()
     frames = frames.to(device, non_blocking=frames.is_pinned() if device else False)
-    mean, std = (torch.tensor(c, device=frames.device) for c in (MEAN, STD))
+    return standardize(frames, *statistics(frames.device))
+
+
+def statistics(device: Any) -> tuple[Tensor, Tensor]:
+    """Means and deviations of the three colours, float32 [3] each."""
+    return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+
+
+def standardize(frames: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """What `normalize` makes of frames that are where they should be; a CUDA graph may hold it."""
     return ((frames.float() / 255 - mean) / std).movedim(-1, -3)

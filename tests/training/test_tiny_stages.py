@@ -1,7 +1,6 @@
 """python -m hico.model.training.tiny: from nothing to a folder, and on from there."""
 
 import json
-import random
 from dataclasses import replace
 from functools import partial
 
@@ -12,13 +11,13 @@ from tiny_helpers import invented_bank, small_model
 from hico.model import VideoChatFlashForConditionalGeneration
 from hico.model.load import load_model
 from hico.model.training.tiny import bank as banks
-from hico.model.training.tiny import command, weights
+from hico.model.training.tiny import command, perceive, weights
 from hico.model.training.tiny.align import align
 from hico.model.training.tiny.bank import paint_bank
-from hico.model.training.tiny.perceive import HEADS, random_card, targets
+from hico.model.training.tiny.reading import HEADS
 from hico.model.training.tiny.recall import LEVELS, recall
 from hico.model.training.tiny.weights import new_model, open_model, write_model
-from hico.model.training.worlds.splits import held_out
+from hico.model.training.worlds.fonts import stroke_fonts
 
 SMALL = {
     "vision_config": {
@@ -48,27 +47,8 @@ def small(monkeypatch):
         return new_model(seed, device, dtype, **SMALL)
 
     monkeypatch.setattr(command, "new_model", make)
+    monkeypatch.setattr(perceive, "training_fonts", stroke_fonts)  # all take seconds to draw
     return make
-
-
-def test_what_heads_are_told():
-    rng = random.Random(0)
-    cards = [random_card(rng, "train") for _ in range(40)]
-    told = targets([*cards, None])
-    names = list(HEADS)
-    assert told.shape == (41, len(HEADS)) and told[-1, 0] == 0 and (told[-1, 1:] == -100).all()
-    for row, card in zip(told, cards, strict=False):
-        found = dict(zip(names, row.tolist(), strict=True))
-        letters = [found[f"letter{i}"] for i in range(6)]
-        assert "".join(chr(ord("a") + n - 1) for n in letters if n) == card.word
-        assert bool(card.goto) != bool(card.number)
-        if card.number:
-            assert card.number == f"{found['tens']}{found['ones']}"
-            assert (found["next_shape"], found["next_colour"]) == (16, 12)
-        assert all(-100 <= n < HEADS[name] for name, n in found.items())
-    assert not any(held_out(card.shape, card.colour, card.word) for card in cards)
-    other = random_card(random.Random(1), "test")
-    assert held_out(other.shape, other.colour, other.word)
 
 
 def test_a_bank_is_what_the_model_sees(small):
@@ -87,10 +67,11 @@ def test_a_bank_is_what_the_model_sees(small):
 
 def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
     first, second = tmp_path / "a", tmp_path / "b"
-    settings = {"batch": 4, "fresh": 1, "pool": 16, "tested": 8, "every": 1}
+    settings = {"batch": 4, "pool": 16, "painted": 8, "tested": 8, "every": 1}
     given = ["--device", "cpu", "--seconds"]
     assert not command.main(
-        ["0a", *given, "0.5", "--out", str(first), "--set", json.dumps(settings)]
+        ["0a", *given, "0.5", "--out", str(first), "--workers", "0"]
+        + ["--set", json.dumps(settings)]
     )
     record = json.loads((first / "curve-0a.jsonl").read_text().splitlines()[0])
     assert record["step"] == 1 and set(record["test"]) > set(HEADS)

@@ -15,7 +15,7 @@ from hico.model.training.worlds.cards import Card, render_cards
 from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.world import CLIP
 
-from .perceive import TEST
+from .easel import TEST
 
 HOPS = (2, 3, 3)  # of every third deck with chains
 ROOM = 1000  # frames of the worlds that cards are taken from

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from .align import align
 from .bank import paint_bank
-from .perceive import Heads, perceive
+from .perceive import perceive
+from .reading import Heads
 from .recall import LEVELS, examine, recall
 from .weights import new_model, open_model, write_model
 
@@ -32,13 +33,13 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of weights and data (0)")
     add("--peak", type=float, help="highest rate (1e-3)")
     add("--device", help="cuda or cpu (the GPU where there is one)")
+    add("--workers", type=int, default=8, metavar="N", help="processes that draw ahead (8)")
     add("--set", type=json.loads, default={}, metavar="JSON", help="other arguments of the stage")
     bank = found.add_argument_group("0b: the bank of clips")
     bank.add_argument("--worlds", type=int, default=1200, help="about 40 cards each (1200)")
     bank.add_argument("--hay", type=int, default=8000, help="clips of haystack (8000)")
     bank.add_argument("--tested", type=int, default=0, help="worlds of the test split, behind (0)")
     bank.add_argument("--level", type=int, help="to begin with (where the last run ended)")
-    bank.add_argument("--workers", type=int, default=8, help="processes that draw batches (8)")
     return found
 
 
@@ -82,7 +83,8 @@ def _perceive(
     if args.source is not None and (args.source / HEADS).is_file():
         heads.load_state_dict(load_file(args.source / HEADS))
     given = args.set | ({} if args.peak is None else {"peak": args.peak})
-    yield from perceive(model, args.seconds, heads=heads, seed=args.seed, **given)
+    given = {"workers": args.workers, "seed": args.seed} | given
+    yield from perceive(model, args.seconds, heads=heads, **given)
     whole = {name: one.detach().float().cpu() for name, one in heads.state_dict().items()}
     save_file(whole, args.out / HEADS)
 

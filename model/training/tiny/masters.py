@@ -1,7 +1,7 @@
 """AdamW in fp32 on weights of any type, and the rate over a training of known length in time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -24,20 +24,52 @@ class Masters:
         wide = [copy for copy in self.copies if copy.ndim > 1]
         thin = [copy for copy in self.copies if copy.ndim < 2]
         groups = [{"params": wide, "weight_decay": decay}, {"params": thin, "weight_decay": 0.0}]
-        fused = self.weights[0].is_cuda
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, b2), fused=fused)
+        fused, self.lr = self.weights[0].is_cuda, torch.tensor(lr, device=self.weights[0].device)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=self.lr, betas=(0.9, b2), fused=fused, capturable=fused
+        )
 
     def step(self, lr: float, clip: float = 1.0) -> None:
         """One step at this rate; gradients are scaled down to a norm of `clip` and taken away."""
+        self.lr.fill_(lr)
+        self.move(clip)
+
+    def move(self, clip: float = 1.0) -> None:
+        """One step at the rate of the last one; a CUDA graph may hold it."""
         for copy, weight in zip(self.copies, self.weights, strict=True):
             copy.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
         torch.nn.utils.clip_grad_norm_(self.copies, clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_copy_(self.weights, self.copies)
+
+
+class Graphed:
+    """A step that a GPU repeats by itself: a CUDA graph of step(*inputs), each time on others.
+
+    Args:
+        step: takes tensors, returns one; all that it changes besides lies on the GPU.
+        inputs: of the first call, whose shapes all have.
+    """
+
+    def __init__(self, step: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+        self.inputs = [one.clone() for one in inputs]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # compiles, and allocates what the graph will not
+            for _ in range(3):
+                step(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.result = step(*self.inputs)
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The result, which the next call overwrites."""
+        torch._foreach_copy_(self.inputs, list(inputs))
+        self.graph.replay()
+        return self.result
 
 
 def cosine(share: float, peak: float, warm: float = 0.05) -> float:

@@ -1,191 +1,89 @@
 """Stage 0a: every merged token of a clip learns to say all that the clip's card shows.
 
-Then no uniform drop can lose a card, as any one of its tokens is enough.
+Then no uniform drop can lose a card, as any one of its tokens is enough. What is hard about it is
+to read: so every patch is also asked which character or shape it shows, and what the word, number
+or shape that it lies on says; letters are learned in seconds that way, and words from letters.
 """
+
+from __future__ import annotations
 
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hico.model._pixels import normalize
-from hico.model.training.worlds.cards import (
-    COLOURS,
-    NUMBERS,
-    SHAPES,
-    WORDS,
-    Card,
-    random_style,
-    render_cards,
-)
-from hico.model.training.worlds.haystack import NaturalHaystack
-from hico.model.training.worlds.splits import held_out
-from hico.model.training.worlds.world import CLIP
+from hico.model._pixels import standardize, statistics
+from hico.model.training.worlds.fonts import stroke_fonts
 
-from .masters import Masters, cosine
+from .easel import Drafts, Easel, Pool, Seen, draft, joined
+from .masters import Graphed, Masters, cosine
+from .reading import HEADS, NO, TELLS, Heads, accuracy, cells_loss, told_loss
+from .typefaces import training_fonts
 
-NO = -100
-TEST = 1 << 20  # seed of the haystack that training never sees
-EVERY = 20  # steps between two paintings: small batches paint slowly
-LETTERS = 6
-# what heads tell of a clip: name -> number of classes
-HEADS = {
-    "card": 2,
-    "shape": len(SHAPES),
-    "colour": len(COLOURS),
-    "word": len(WORDS),
-    "tens": 10,  # 0 = there is no number
-    "ones": 10,
-    "next_shape": len(SHAPES) + 1,  # the last = there is no next card
-    "next_colour": len(COLOURS) + 1,
-    # the word once more, letter by letter: each is seen in many words; 0 = none
-    **{f"letter{i}": 27 for i in range(LETTERS)},
-}
-WEIGHTS = {"card": 0.2} | {f"letter{i}": 0.5 for i in range(LETTERS)}
+WORD = list(HEADS).index("word")
+HAY = 1 / 8  # share of clips without a card
 
 
-class Heads(nn.Module):
-    """[..., C] -> logits of each attribute; only this stage has them."""
+class Reader:
+    """The encoder with its heads, and their loss.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict({name: nn.Linear(channels, n) for name, n in HEADS.items()})
+    Args:
+        model: whose encoder and merge are used, in bf16 on a GPU.
+        heads: on the encoder's device.
+    """
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {name: head(x) for name, head in self.heads.items()}
+    def __init__(self, model: Any, heads: Heads) -> None:
+        self.encoder, self.heads = model.encoder, heads
+        self.merge = model.model.mm_projector.merge
+        self.like = next(model.encoder.parameters())
+        self.colours = statistics(self.like.device)
+        if self.like.is_cuda:
+            self.encoder.compile_blocks()
 
+    def tokens(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of the patches, and merged ones."""
+        pixels = standardize(clips, *self.colours).to(self.like.dtype)
+        tokens, metric = self.encoder(pixels, return_metric=True)
+        return tokens, self.merge(tokens, metric).tokens
 
-def random_card(rng: random.Random, split: str) -> Card:
-    """Any combination of the split; one card in three names the next one instead of a number."""
-    shape, colour = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLOURS))
-    word = rng.choice(WORDS)
-    while held_out(shape, colour, word) != (split == "test"):
-        word = rng.choice(WORDS)
-    if rng.random() < 1 / 3:
-        goto = f"{rng.choice(tuple(COLOURS))} {rng.choice(tuple(SHAPES))}"
-        return Card(shape, colour, "", word, goto)
-    return Card(shape, colour, rng.choice(NUMBERS), word)
-
-
-def random_sides(rng: random.Random) -> tuple[str, ...]:
-    """Both sides all the time in half of the clips, turned over in the others."""
-    if rng.random() < 0.5:
-        return ("both",) * CLIP
-    sides = ["front", "front", "back", "back"]
-    rng.shuffle(sides)
-    return tuple(sides)
-
-
-def targets(cards: list[Card | None]) -> np.ndarray:
-    """int64 [n, heads]; None = a clip of haystack, of which only that is told."""
-    found = np.full((len(cards), len(HEADS)), NO)
-    shapes, colours = tuple(SHAPES), tuple(COLOURS)
-    for row, card in zip(found, cards, strict=True):
-        row[0] = int(card is not None)
-        if card is None:
-            continue
-        colour, shape = card.goto.split() if card.goto else ("", "")
-        row[1:] = (
-            shapes.index(card.shape),
-            colours.index(card.colour),
-            WORDS.index(card.word),
-            int(card.number[0]) if card.number else 0,
-            int(card.number[1]) if card.number else NO,
-            shapes.index(shape) if shape else len(shapes),
-            colours.index(colour) if colour else len(colours),
-            *(ord(letter) - ord("a") + 1 for letter in card.word),
-            *[0] * (LETTERS - len(card.word)),
+    def losses(self, clips: Tensor, told: Tensor, cells: Tensor) -> Tensor:
+        """float32 [3]: of merged tokens, of patches for what they lie on, and of their cells."""
+        tokens, merged = self.tokens(clips)
+        cells = cells.long()
+        unasked = (told[:, WORD] == NO)[:, None, None] & (cells[..., 1] == TELLS["word"])
+        cells = torch.where(unasked[..., None], NO, cells)
+        part = cells[..., 1].amax(-1)
+        return torch.stack(
+            [
+                told_loss(self.heads(merged), told),
+                told_loss(self.heads(tokens), told, part),
+                cells_loss(self.heads.where(tokens), cells),
+            ]
         )
-    return found
 
-
-def draw(rng: random.Random, count: int, split: str, device: Any, size: int) -> tuple:
-    """uint8 [count, 4, size, size, 3] and their targets; seven of eight are cards, and first."""
-    hay = count // 8
-    cards = count - hay
-    drawn = [random_card(rng, split) for _ in range(cards)]
-    styles = [random_style(rng, split) for _ in range(cards)]
-    clips = render_cards(
-        drawn,
-        styles,
-        size=size,
-        frames=CLIP,
-        device=device,
-        side=[random_sides(rng) for _ in range(cards)],
-    )
-    if hay:
-        starts = torch.tensor([rng.randrange(1 << 20) * CLIP for _ in range(hay)])
-        at = (starts[:, None] + torch.arange(CLIP)).flatten()
-        seed = rng.randrange(1 << 16) if split == "train" else TEST
-        found = NaturalHaystack(seed).frames(at, size, device)
-        clips = torch.cat([clips, found.unflatten(0, (hay, CLIP))])
-    return clips, torch.from_numpy(targets([*drawn, *[None] * hay])).to(device)
-
-
-@dataclass
-class Pool:
-    """Clips on the device, each seen a few times before a new one takes its place."""
-
-    clips: Tensor
-    told: Tensor
-    filled: int = 0
-    next: int = 0
-
-    @classmethod
-    def of(cls, room: int, device: Any, size: int) -> "Pool":
-        clips = torch.empty((room, CLIP, size, size, 3), dtype=torch.uint8, device=device)
-        return cls(clips, torch.empty((room, len(HEADS)), dtype=torch.int64, device=device))
-
-    def add(self, clips: Tensor, told: Tensor) -> None:
-        at = (torch.arange(len(clips)) + self.next) % len(self.clips)
-        self.clips[at.to(clips.device)], self.told[at.to(clips.device)] = clips, told
-        self.next = (self.next + len(clips)) % len(self.clips)
-        self.filled = min(self.filled + len(clips), len(self.clips))
-
-    def some(self, count: int) -> tuple[Tensor, Tensor]:
-        at = torch.randint(self.filled, (count,), device=self.clips.device)
-        return self.clips[at], self.told[at]
-
-
-def loss_of(logits: dict[str, Tensor], told: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum of the attributes' cross-entropies, every one of the 64 tokens asked all."""
-    parts = {}
-    for i, (name, one) in enumerate(logits.items()):
-        wanted = told[:, i, None].expand(one.shape[:2])
-        parts[name] = F.cross_entropy(one.float().flatten(0, 1), wanted.flatten())
-    total = torch.stack([WEIGHTS.get(name, 1.0) * part for name, part in parts.items()]).sum()
-    return total, parts
-
-
-@torch.no_grad()
-def accuracy(logits: dict[str, Tensor], told: Tensor) -> dict[str, float]:
-    """Share of tokens that are right, of each attribute, and of clips by the tokens' vote."""
-    found = {}
-    for i, (name, one) in enumerate(logits.items()):
-        known = told[:, i] != NO
-        right = one.argmax(-1)[known] == told[known, i, None]
-        vote = one.float().mean(1).argmax(-1)[known] == told[known, i]
-        found[name] = right.float().mean().item()
-        found[f"{name}_vote"] = vote.float().mean().item()
-    return found
+    @torch.no_grad()
+    def examined(self, seen: Seen) -> dict[str, float]:
+        """What of unseen clips is told rightly."""
+        parts = [self.heads(self.tokens(clips)[1]) for clips in seen.clips.split(128)]
+        return accuracy({k: torch.cat([one[k] for one in parts]) for k in parts[0]}, seen.told)
 
 
 def perceive(
     model: Any,
     seconds: float,
     *,
-    batch: int = 384,
-    fresh: int = 96,
-    pool: int = 24_000,
+    frames: int = 4,
+    batch: int = 256,
+    reuse: float = 2.0,
+    pool: int = 16_384,
+    painted: int = 512,
     tested: int = 512,
-    peak: float = 1e-3,
+    peak: float = 2e-3,
     every: int = 250,
+    workers: int = 0,
     seed: int = 0,
     heads: Heads | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -193,52 +91,66 @@ def perceive(
 
     Args:
         model: whose encoder and merge are used, in bf16 on a GPU.
-        batch, fresh: clips of a step, and of these new ones.
-        pool: clips that are kept on the device.
+        frames: of a clip: 1, which is learned several times as fast, or 4.
+        batch: clips of a step; reuse: how often each is seen.
+        pool: frames that are kept on the device; painted: at once.
         tested: clips of the other split that every record is about.
         every: steps between two records.
+        workers: processes that draw cards ahead.
         heads: None = new ones.
 
     Yields:
-        step, seconds, of these for painting, loss, test_loss, and for test and train the share of
-        tokens that are right, of each attribute, and of clips by the vote of their tokens.
+        step, seconds, losses of merged tokens, patches and cells, and for test the share of tokens
+        that are right, of each attribute, and of clips by the vote of their tokens.
     """
-    encoder, connector = model.encoder, model.model.mm_projector
+    encoder = model.encoder
     like = next(encoder.parameters())
-    device, size = like.device, encoder.image_size
-    heads = (heads or Heads(encoder.channels)).to(device, like.dtype)
+    heads = (heads or Heads(encoder.channels)).to(like.device, like.dtype)
+    reader = Reader(model, heads)
     masters = Masters([*encoder.parameters(), *heads.parameters()], peak, 0.05)
-    rng, held = random.Random(seed), Pool.of(pool, device, size)
-    test_clips, test_told = draw(random.Random(-1), tested, "test", device, size)
+    fonts = training_fonts()
+    easel = Easel(encoder, fonts, compiled=like.is_cuda)
+    count = max(1, painted // frames)
+    drafts = iter(Drafts(count, frames, "train", fonts, seed).loader(workers))
+    held = Pool(max(count, pool // frames))
+    held.add(easel(next(drafts)))
+    rng = random.Random(seed)
+    hay = Pool(max(1, pool // frames // 4))
+    hay.add(easel.haystack(rng, hay.room, frames, "train"))
+    test = _unseen(encoder, tested, frames)
+    empty = max(1, round(batch * HAY))
 
-    def run(clips: Tensor) -> dict[str, Tensor]:
-        tokens, metric = encoder(normalize(clips, device).to(like.dtype), return_metric=True)
-        return heads(connector.merge(tokens, metric).tokens)
+    def step(*seen: Tensor) -> Tensor:
+        losses = reader.losses(*seen)
+        losses.sum().backward()
+        masters.move()
+        return losses.detach()
 
-    start, step, painting = time.perf_counter(), 0, 0.0
-    while held.filled < min(pool, 4096):
-        held.add(*draw(rng, min(pool, 1024), "train", device, size))
+    def some() -> Seen:
+        return joined(held.some(batch - empty), hay.some(empty))
+
+    masters.lr.fill_(0.0)
+    run = Graphed(step, some()) if like.is_cuda else step
+    start, owed, done = time.perf_counter(), 0.0, 0
     while (elapsed := time.perf_counter() - start) < seconds:
-        if step % EVERY == 0:
-            began = time.perf_counter()
-            held.add(*draw(rng, min(pool, fresh * EVERY), "train", device, size))
-            painting += time.perf_counter() - began
-        clips, told = held.some(batch)
-        total, _ = loss_of(run(clips), told)
-        total.backward()
-        masters.step(cosine(elapsed / seconds, peak))
-        step += 1
-        if step % every == 0:
-            with torch.no_grad():
-                seen = [run(part) for part in test_clips.split(128)]
-                trained = run(clips)
-            merged = {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
+        owed += (batch - empty) / reuse
+        while owed > 0:
+            held.add(easel(next(drafts)))
+            owed -= count
+        masters.lr.fill_(cosine(elapsed / seconds, peak))
+        losses = run(*some())
+        done += 1
+        if done % every == 0:
+            names = ("merged", "patches", "cells")
             yield {
-                "step": step,
-                "seconds": elapsed,
-                "painting": painting,
-                "loss": total.item(),
-                "test_loss": loss_of(merged, test_told)[0].item(),
-                "test": accuracy(merged, test_told),
-                "train": accuracy(trained, told),
+                "step": done,
+                "seconds": round(elapsed, 2),
+                "loss": dict(zip(names, losses.tolist(), strict=True)),
+                "test": reader.examined(test),
             }
+
+
+def _unseen(encoder: Any, count: int, frames: int) -> Seen:
+    """Cards of the other split, in its fonts and layouts."""
+    fonts = stroke_fonts()
+    return Easel(encoder, fonts)(draft(random.Random(-1), count, frames, "test", fonts))

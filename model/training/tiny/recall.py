@@ -26,13 +26,13 @@ SOME = (0.15, 0.45, 0.4)
 LEVELS = (
     Level(1, 2, rows=256, watch=1.0, right=0.7),  # of all that is on a card, nothing wrong
     # of one or two cards finding is learned far later than of two to four
-    Level(4, 6, rows=128, watch=0.0, forms=TOLD),
-    Level(8, 16, rows=64, hard=0.4, forms=SOME),
-    Level(16, 32, rows=32, hard=0.5),
-    Level(16, 32, 2, rows=32, hard=0.5),
-    Level(40, 64, 3, rows=16, hard=0.5),
+    Level(4, 6, rows=64, watch=0.0, forms=TOLD),
+    Level(8, 16, rows=48, hard=0.4, forms=SOME),
+    Level(16, 32, rows=24, hard=0.5),
+    Level(16, 32, 2, rows=24, hard=0.5),
+    Level(40, 64, 3, rows=12, hard=0.5),
     # only now, when cards are found: gaps from the start keep finding from being learned
-    Level(40, 64, 3, rows=16, hard=0.5, skip=4_000, drop=0.2),
+    Level(40, 64, 3, rows=12, hard=0.5, skip=4_000, drop=0.2),
     Level(40, 128, 3, rows=8, hard=0.6, skip=40_000, drop=0.3),
     Level(40, 256, 3, rows=4, hard=0.6, skip=170_000, drop=0.4),
 )

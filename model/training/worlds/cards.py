@@ -11,7 +11,7 @@ import torch
 from .fonts import TEST, TRAIN, FontSet, check_split, glyph_ids, stroke_fonts
 from .layouts import LAYOUTS, check_parts
 from .natural import paint_scenes
-from .painting import Numbers, finish, frames_at_once, paint_cards
+from .painting import Numbers, finish, frames_at_once, paint_cards, pictures
 from .placing import plan
 from .shapes import COLOURS, SHAPES
 from .vocabulary import NUMBERS, PAPERS, SIDES, WORDS
@@ -103,6 +103,7 @@ def render_cards(
         return torch.zeros(0, frames, size, size, 3, dtype=torch.uint8, device=device)
     planned = plan(cards, styles, sides, motion, fonts)
     step = max(1, frames_at_once(size, device) // frames)
+    seen = pictures(size, device, fonts)
     done = []
     for i in range(0, len(cards), step):
         numbers = on_device(planned, slice(i, i + step), device)
@@ -111,7 +112,7 @@ def render_cards(
             behind = paint_scenes(seeds, time, size, device)
         else:
             behind = background[i : i + step].to(device).flatten(0, 1).permute(0, 3, 1, 2) / 255
-        done.append(finish(numbers, paint_cards(numbers, behind, fonts)))
+        done.append(finish(numbers, paint_cards(numbers, behind, seen), seen.grain))
     return torch.cat(done).reshape(len(cards), frames, size, size, 3)
 
 

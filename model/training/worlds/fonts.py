@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -137,14 +138,18 @@ TEST = {
 @cache
 def stroke_fonts() -> FontSet:
     """Our own fonts: 14 to train with and 6 to test with. Drawn at the first call, then kept."""
-    families = TRAIN | TEST
+    return draw_fonts(TRAIN | TEST, frozenset(TEST))
+
+
+def draw_fonts(families: Mapping[str, Family], test: frozenset[str] = frozenset()) -> FontSet:
+    """The fonts that are made so, by name; those of `test` are for testing only."""
     drawn = [_draw_font(name, family) for name, family in families.items()]
     return FontSet(
         tuple(families),
         torch.cat([atlas for atlas, _ in drawn]),
         torch.stack([advance for _, advance in drawn]),
         torch.tensor([family.slant for family in families.values()]),
-        frozenset(TEST),
+        test,
     )
 
 

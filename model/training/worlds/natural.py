@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .hashing import Draws, mix
-from .noise import KINDS, TILE, look_up, noise_bank
+from .noise import KINDS, TILE, look_up, noise_bank, white_tile
 from .painting import Numbers, axes, finish, frames_at_once
 from .shapes import COLOURS
 
@@ -61,9 +61,8 @@ class NaturalHaystack:
         for i in range(0, len(number), step):
             some = slice(i, i + step)
             image = paint_scenes(shots[some], time[some], size, device)
-            done.append(
-                finish(finish_look(mix(self.seed, number[some]), shots[some], device), image)
-            )
+            look = finish_look(mix(self.seed, number[some]), shots[some], device)
+            done.append(finish(look, image, white_tile(str(device))))
         return torch.cat(done)
 
     def _shots(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,11 +110,20 @@ def paint_scenes(
         shots: int64 [B], seeds of scenes.
         time: [B], frames since the cut.
     """
-    p = {
+    return paint_scene(scene_numbers(shots, time, device), noise_bank(str(device), size), size)
+
+
+def scene_numbers(shots: np.ndarray, time: np.ndarray, device: torch.device) -> Numbers:
+    """What `paint_scene` paints one frame of every shot from; arguments as in `paint_scenes`."""
+    return {
         name: torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
         for name, array in _scene(shots, np.asarray(time, np.float64)).items()
     }
-    bank = noise_bank(str(device), size)
+
+
+def paint_scene(p: Numbers, bank: torch.Tensor, size: int) -> torch.Tensor:
+    """Scenes from their numbers, on the device that these and the bank of noise are on."""
+    device = bank.device
     tiles = bank[p["tiles"].long()]
     x, y = axes(size, device)
     camera = p["camera"][..., None, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
@@ -13,25 +15,46 @@ Numbers = dict[str, torch.Tensor]  # of B frames each
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**25  # at a time: what a CPU's caches hold, what fills a GPU
 
 
-def paint_cards(p: Numbers, behind: torch.Tensor, fonts: FontSet) -> torch.Tensor:
+class Pictures(NamedTuple):
+    """What painting looks values up in, on one device.
+
+    Attributes:
+        noise: float32 [6, side, side], of `noise_bank`; grain: [256, 256], of `white_tile`.
+        shapes: float32 [shapes * 128, 128]; glyphs: [fonts * 52, glyphs * 60]: distances.
+    """
+
+    noise: torch.Tensor
+    grain: torch.Tensor
+    shapes: torch.Tensor
+    glyphs: torch.Tensor
+
+
+def pictures(size: int, device: torch.device, fonts: FontSet) -> Pictures:
+    """Those for frames of a size; moved to the device once."""
+    name = str(device)
+    shapes = shape_atlas(name).reshape(-1, SIDE)
+    return Pictures(noise_bank(name, size), white_tile(name), shapes, fonts.on(device))
+
+
+def paint_cards(p: Numbers, behind: torch.Tensor, seen: Pictures) -> torch.Tensor:
     """Cards over what is behind them: float32 [B, 3, S, S] of 0 to 1, without noise and blur.
 
     Args:
         p: numbers of `plan`, [B, ...] on the device.
         behind: float32 [B, 3, S, S]; overwritten.
-        fonts: what the plan was made with.
+        seen: with the fonts that the plan was made with.
     """
     size = behind.shape[-1]
-    u, v = _places(p["view"], size)
+    u, v = places(p["view"], size)
     pixel = 2 / size * p["near"] * p["soft"]
     edge = _box(u, v, p["edge"], p["round"])
     shade = p["shade"]
     cast = _box(u - _at(shade, 0), v - _at(shade, 1), p["edge"], p["round"])
     image = behind * (1 - ((0.05 - cast) * 8).clamp(0, 1) * _at(shade, 2))[:, None]
-    image = _over(image, _paper(p, u, v, edge, pixel), _cover(edge, pixel))
-    image = _shape(p, image, u, v, pixel)
+    image = _over(image, _paper(p, u, v, edge, pixel, seen.noise), _cover(edge, pixel))
+    image = _shape(p, image, u, v, pixel, seen.shapes)
     for line in range(p["offsets"].shape[1]):
-        image = _over(image, p["ink"][..., None, None], _line(p, line, u, v, pixel, fonts))
+        image = _over(image, p["ink"][..., None, None], _line(p, line, u, v, pixel, seen.glyphs))
     return image
 
 
@@ -40,8 +63,12 @@ def frames_at_once(size: int, device: torch.device) -> int:
     return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (size * size))
 
 
-def finish(p: Numbers, image: torch.Tensor) -> torch.Tensor:
-    """Light, blur, blocks and noise as planned: uint8 [B, S, S, 3]."""
+def finish(p: Numbers, image: torch.Tensor, grain: torch.Tensor) -> torch.Tensor:
+    """Light, blur, blocks and noise as planned: uint8 [B, S, S, 3].
+
+    Args:
+        grain: of `white_tile`.
+    """
     size = image.shape[-1]
     x, y = axes(size, image.device)
     slope = x * _at(p["glare"], 0) + y * _at(p["glare"], 1)
@@ -56,8 +83,8 @@ def finish(p: Numbers, image: torch.Tensor) -> torch.Tensor:
     step = torch.arange(size, device=image.device)
     rows = (p["noise at"][:, :1] + step) % TILE
     columns = (p["noise at"][:, 1:] + step) % TILE
-    grain = white_tile(str(image.device))[rows[:, :, None], columns[:, None]]
-    image = image + (grain * p["noise"][:, None, None])[:, None]
+    noise = grain[rows[:, :, None], columns[:, None]] * p["noise"][:, None, None]
+    image = image + noise[:, None]
     return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
@@ -75,7 +102,7 @@ def _wide(numbers: torch.Tensor) -> torch.Tensor:
     return numbers[:, None, None]
 
 
-def _places(view: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def places(view: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Every pixel's place on the card: u and v, [B, S, S]."""
     x, y = axes(size, view.device)
     x, y = x - _at(view, 6), y - _at(view, 7)
@@ -104,11 +131,19 @@ def _over(image: torch.Tensor, colour: torch.Tensor, cover: torch.Tensor) -> tor
 
 
 def _paper(
-    p: Numbers, u: torch.Tensor, v: torch.Tensor, edge: torch.Tensor, pixel: torch.Tensor
+    p: Numbers,
+    u: torch.Tensor,
+    v: torch.Tensor,
+    edge: torch.Tensor,
+    pixel: torch.Tensor,
+    noise: torch.Tensor,
 ) -> torch.Tensor:
     """The bare card: [B, 3, S, S]."""
-    bank = noise_bank(str(u.device), u.shape[-1])[p["tile"].long()][:, None]
-    tile = look_up(bank, u * 0.45 + _at(p["tile at"], 0), v * 0.45 + _at(p["tile at"], 1))[:, 0]
+    tile = look_up(
+        noise[p["tile"].long()][:, None],
+        u * 0.45 + _at(p["tile at"], 0),
+        v * 0.45 + _at(p["tile at"], 1),
+    )[:, 0]
     light = tile * _wide(p["rough"]) + u * _at(p["slope"], 0) + v * _at(p["slope"], 1)
     light = light + _cover(_wide(p["band at"]) - v, pixel) * _wide(p["band"])
     light = light + _rules(p, u, v, pixel) * _wide(p["ruled"])
@@ -129,14 +164,19 @@ def _rules(p: Numbers, u: torch.Tensor, v: torch.Tensor, pixel: torch.Tensor) ->
 
 
 def _shape(
-    p: Numbers, image: torch.Tensor, u: torch.Tensor, v: torch.Tensor, pixel: torch.Tensor
+    p: Numbers,
+    image: torch.Tensor,
+    u: torch.Tensor,
+    v: torch.Tensor,
+    pixel: torch.Tensor,
+    atlas: torch.Tensor,
 ) -> torch.Tensor:
-    x, y = _put(p, 0, u, v)
+    x, y = put(p, 0, u, v)
     rows = (_wide(p["shape"]) * 2 + 1 - y.clamp(-REACH, REACH) * ((1 - 1 / SIDE) / REACH)) / len(
         SHAPES
     )
-    atlas = shape_atlas(str(u.device)).reshape(1, 1, -1, SIDE)
-    found = look_up(atlas.expand(len(u), -1, -1, -1), x / REACH, rows - 1)[:, 0]
+    atlas = atlas[None, None].expand(len(u), -1, -1, -1)
+    found = look_up(atlas, x / REACH, rows - 1)[:, 0]
     found = found.maximum(x.abs().maximum(y.abs()) - REACH + 0.06)
     pixel = pixel / p["scale"][:, 0]
     image = _over(image, p["rim colour"][..., None, None], _cover(found, pixel))
@@ -144,10 +184,15 @@ def _shape(
 
 
 def _line(
-    p: Numbers, line: int, u: torch.Tensor, v: torch.Tensor, pixel: torch.Tensor, fonts: FontSet
+    p: Numbers,
+    line: int,
+    u: torch.Tensor,
+    v: torch.Tensor,
+    pixel: torch.Tensor,
+    atlas: torch.Tensor,
 ) -> torch.Tensor:
     """What a line of text covers: [B, S, S]."""
-    x, y = _put(p, line + 1, u, v)
+    x, y = put(p, line + 1, u, v)
     width = _wide(p["edges"][:, line, -1])
     outside = (x - width / 2).abs() - width / 2
     outside = outside.maximum((y - 0.37).abs() - 0.84)
@@ -157,15 +202,15 @@ def _line(
     glyph = glyph.minimum(p["last"][:, line, None].long())
     start = p["offsets"][:, line].gather(1, glyph).reshape(x.shape)
     across = (x * PITCH + start) * (2 / (len(GLYPHS) * CELL[1])) - 1
-    down = (_wide(p["row"]) - y * PITCH) * (2 / (len(fonts.names) * CELL[0])) - 1
-    atlas = fonts.on(u.device)[None, None].expand(len(u), -1, -1, -1)
+    down = (_wide(p["row"]) - y * PITCH) * (2 / len(atlas)) - 1
+    atlas = atlas[None, None].expand(len(u), -1, -1, -1)
     found = look_up(atlas, across, down)[:, 0].maximum(outside)
     return _cover(found, pixel / p["scale"][:, line + 1])
 
 
-def _put(
+def put(
     p: Numbers, part: int, u: torch.Tensor, v: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places within a shape or a line of text."""
+    """Places within a shape or a line of text, from places on the card."""
     a, b, c, d, e, f = (number[:, None, None] for number in p["put"][:, part].unbind(1))
     return u * a + v * b + c, u * d + v * e + f

@@ -17,6 +17,7 @@ from ...video import Video, open_video
 from .fonts import check_split
 from .hashing import Draws, held_out, mix
 from .natural import check_frames, finish_look
+from .noise import white_tile
 from .painting import axes, finish
 
 SHIPPED = Path(__file__).parents[2] / "data" / "demo.mp4"
@@ -160,7 +161,8 @@ class VideoHaystack:
             torch.broadcast_tensors(x * crop[:, 0] + crop[:, 2], y * crop[:, 1] + crop[:, 3]), -1
         )
         image = F.grid_sample(image, places, "bilinear", "reflection", align_corners=False)
-        return finish(finish_look(mix(self.seed, number), shots, device), image)
+        look = finish_look(mix(self.seed, number), shots, device)
+        return finish(look, image, white_tile(str(device)))
 
 
 def split_files(files: Sequence[Path], split: str) -> list[Path]:

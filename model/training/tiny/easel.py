@@ -1,0 +1,219 @@
+"""Cards for stage 0a: planned by many processes, painted by one device in one compiled pass."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from hico.model.training.worlds.cards import on_device, random_style
+from hico.model.training.worlds.fonts import FontSet, stroke_fonts
+from hico.model.training.worlds.haystack import NaturalHaystack
+from hico.model.training.worlds.labels import stands_where
+from hico.model.training.worlds.natural import paint_scene, scene_numbers
+from hico.model.training.worlds.painting import Numbers, Pictures, finish, paint_cards, pictures
+from hico.model.training.worlds.placing import CONTRAST, plan
+from hico.model.training.worlds.shapes import COLOURS
+from hico.model.training.worlds.vocabulary import SIDES
+from hico.model.training.worlds.writing import Plan
+
+from .reading import SIDE, random_lesson, random_sides, targets
+
+BEHIND = "behind "  # before the names of what scenes are painted from
+TRIED, UNLIKE = 12, 0.12  # colours to choose from; how far from named ones, each channel 0 to 1
+TEST = 1 << 20  # seed of the haystack that training never sees
+
+
+class Draft(NamedTuple):
+    """Clips to be painted: float32 [n * T, K], see `fields`, and targets, int64 [n, heads].
+
+    Few tensors, as each takes its time from process to process.
+    """
+
+    packed: Tensor
+    told: Tensor
+
+
+class Seen(NamedTuple):
+    """Painted clips.
+
+    Attributes:
+        clips: uint8 [n, T, S, S, 3]; told: int64 [n, heads], what they say.
+        cells: uint8 [n, T * L, 4, 3], the numbers of `stands_where` for each patch's four cells.
+    """
+
+    clips: Tensor
+    told: Tensor
+    cells: Tensor
+
+
+class Field(NamedTuple):
+    """A part of `Draft.packed`: its name, shape, and whether it is an integer."""
+
+    name: str
+    shape: tuple[int, ...]
+    whole: bool
+
+
+def draft(rng: random.Random, count: int, frames: int, split: str, fonts: FontSet) -> Draft:
+    """So many random cards of a split."""
+    numbers, told = _planned(rng, count, frames, split, fonts)
+    parts = [one.float().reshape(len(one), -1) for _, one in sorted(numbers.items())]
+    return Draft(torch.cat(parts, 1), told)
+
+
+def _planned(
+    rng: random.Random, count: int, frames: int, split: str, fonts: FontSet
+) -> tuple[Numbers, Tensor]:
+    lessons = [random_lesson(rng, split) for _ in range(count)]
+    styles = [random_style(rng, split, fonts) for _ in range(count)]
+    sides = [random_sides(rng, frames) for _ in range(count)]
+    numbers = np.array([[SIDES.index(side) for side in each] for each in sides])
+    planned = dict(plan([one.card for one in lessons], styles, numbers, True, fonts))
+    _discolour(planned, [i for i, one in enumerate(lessons) if one.odd], rng)
+    seeds, times = (planned.pop(name).reshape(-1) for name in ("behind", "time"))
+    cpu = torch.device("cpu")
+    scenes = scene_numbers(seeds, times, cpu)
+    whole = on_device(planned, slice(None), cpu)
+    told = torch.from_numpy(targets(lessons, sides))
+    return whole | {f"{BEHIND}{name}": one for name, one in scenes.items()}, told
+
+
+def _discolour(planned: Plan, rows: list[int], rng: random.Random) -> None:
+    """Gives the shapes of some cards a colour that has no name, but stands out from the paper."""
+    fill, rim = planned["fill"].copy(), planned["rim colour"].copy()
+    low, high = (np.array([ends[i] for ends in COLOURS.values()]) / 255 for i in (0, 1))
+    draw = np.random.default_rng(rng.getrandbits(60))
+    for row in rows:
+        tried = draw.random((TRIED, 1, 3))
+        named = np.linalg.norm(tried - tried.clip(low, high), axis=-1).min(1) < UNLIKE
+        faint = np.linalg.norm(tried - planned["paper"][row, :1], axis=-1)[:, 0] < CONTRAST
+        colour = tried[np.argmin(named * 2 + faint), 0]
+        bare = (planned["rim"][row] == 0)[:, None]
+        fill[row], rim[row] = colour, np.where(bare, colour, rim[row])
+    planned["fill"], planned["rim colour"] = fill, rim
+
+
+def fields() -> list[Field]:
+    """What lies one after the other in `Draft.packed`."""
+    numbers, _ = _planned(random.Random(0), 1, 1, "train", stroke_fonts())
+    return [
+        Field(name, tuple(one.shape[1:]), not one.is_floating_point())
+        for name, one in sorted(numbers.items())
+    ]
+
+
+def unpacked(packed: Tensor, parts: list[Field]) -> tuple[Numbers, Numbers]:
+    """Numbers of the cards, and of what is behind them."""
+    cards: Numbers = {}
+    behind: Numbers = {}
+    at = 0
+    for name, shape, whole in parts:
+        size = math.prod(shape)
+        one = packed[:, at : at + size].reshape(len(packed), *shape)
+        place = behind if name.startswith(BEHIND) else cards
+        place[name.removeprefix(BEHIND)] = one.long() if whole else one
+        at += size
+    return cards, behind
+
+
+class Drafts(IterableDataset):
+    """Drafts without end."""
+
+    def __init__(self, count: int, frames: int, split: str, fonts: FontSet, seed: int) -> None:
+        self.given, self.seed = (count, frames, split, fonts), seed
+
+    def __iter__(self) -> Iterator[Draft]:
+        info = torch.utils.data.get_worker_info()
+        rng = random.Random(f"{self.seed} {info.id if info else 0}")
+        while True:
+            yield draft(rng, *self.given)
+
+    def loader(self, workers: int) -> DataLoader:
+        """Drafts made ahead by so many processes, 0 = by this one."""
+        ahead: dict[str, Any] = (
+            {"prefetch_factor": 8, "multiprocessing_context": "fork"} if workers else {}
+        )
+        pin = torch.cuda.is_available()
+        return DataLoader(self, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
+
+
+class Easel:
+    """Paints drafts on the device of an encoder.
+
+    Args:
+        encoder: whose size and patches are meant.
+        fonts: what drafts are planned with.
+        compiled: several times as fast on a GPU, for drafts of one length.
+    """
+
+    def __init__(self, encoder: Any, fonts: FontSet, compiled: bool = False) -> None:
+        size, patch = encoder.image_size, encoder.patch_size
+        device = next(encoder.parameters()).device
+        self.size, self.cells, self.device = size, SIDE * size // patch, device
+        self.fields, self.seen = fields(), pictures(size, device, fonts)
+        self.run = torch.compile(paint, dynamic=False) if compiled else paint
+
+    @torch.no_grad()
+    def __call__(self, draft: Draft) -> Seen:
+        packed = draft.packed.to(self.device, non_blocking=True)
+        frames, cells = self.run(packed, self.fields, self.seen, self.size, self.cells)
+        count = len(draft.told)
+        clips = frames.unflatten(0, (count, -1))
+        return Seen(clips, draft.told.to(self.device), cells.reshape(count, -1, SIDE**2, 3))
+
+    def haystack(self, rng: random.Random, count: int, frames: int, split: str) -> Seen:
+        """Clips without a card."""
+        starts = torch.tensor([rng.randrange(1 << 22) * frames for _ in range(count)])
+        at = (starts[:, None] + torch.arange(frames)).flatten()
+        seed = rng.randrange(1 << 16) if split == "train" else TEST
+        clips = NaturalHaystack(seed).frames(at, self.size, self.device)
+        told = torch.from_numpy(targets([None] * count, [("both",)] * count))
+        patches = frames * (self.cells // SIDE) ** 2
+        cells = torch.zeros(count, patches, SIDE**2, 3, dtype=torch.uint8, device=self.device)
+        return Seen(clips.unflatten(0, (count, frames)), told.to(self.device), cells)
+
+
+def paint(
+    packed: Tensor, parts: list[Field], seen: Pictures, size: int, cells: int
+) -> tuple[Tensor, Tensor]:
+    """Frames uint8 [B, S, S, 3], and what stands where: uint8 [B, patches, 4, 3]."""
+    p, behind = unpacked(packed, parts)
+    image = paint_cards(p, paint_scene(behind, seen.noise, size), seen)
+    there = torch.stack(stands_where(p, cells), -1).clamp(max=255).to(torch.uint8)
+    rows = there.unflatten(2, (-1, SIDE)).unflatten(1, (-1, SIDE)).transpose(2, 3)
+    return finish(p, image, seen.grain), rows.reshape(len(there), -1, SIDE**2, 3)
+
+
+class Pool:
+    """Clips on the device, each seen a few times before a new one takes its place."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.filled, self.next = room, 0, 0
+        self.kept: list[Tensor] = []
+
+    def add(self, new: Seen) -> None:
+        """The oldest make way."""
+        if not self.kept:
+            self.kept = [one.new_empty(self.room, *one.shape[1:]) for one in new]
+        at = (torch.arange(len(new.told), device=new.told.device) + self.next) % self.room
+        for kept, one in zip(self.kept, new, strict=True):
+            kept[at] = one
+        self.next = (self.next + len(at)) % self.room
+        self.filled = min(self.filled + len(at), self.room)
+
+    def some(self, count: int) -> Seen:
+        """Any of them."""
+        at = torch.randint(self.filled, (count,), device=self.kept[0].device)
+        return Seen(*(one[at] for one in self.kept))
+
+
+def joined(*parts: Seen) -> Seen:
+    """All clips of several."""
+    return Seen(*map(torch.cat, zip(*parts, strict=True)))
