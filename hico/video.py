@@ -20,6 +20,7 @@ def progressive_dropout(
     visual_spans: Sequence[Span] | None = None,
     positions: str = "renumber",
     query_rows: QueryRows = "auto",
+    seed: int | None = None,
 ) -> Iterator[Dropout]:
     """Before layer layers[j] runs, floor(n * ratios[j + 1]) of the n visual tokens are left.
 
@@ -34,10 +35,10 @@ def progressive_dropout(
         layers: ascending, 1 to the number of layers; that number shortens what follows the last
             layer, and needs no cache. A prompt's first layer always sees it all.
         ratios: one more than layers, from 1 down: shares of the first count, not of the last.
-        kind: which tokens stay. "uniform": as hico.select_uniform. "attention": those that
-            hico.LayerScorer of the layer that comes next ranks first. "uniform0_attention",
-            "uniform1_attention", "random0_attention": stages up to the number evenly spaced, or
-            drawn from torch's generator, and attention in the others.
+        kind: which tokens stay. "uniform": as hico.select_uniform. "random": drawn, without
+            replacement. "attention": those that hico.LayerScorer of the layer that comes next ranks
+            first. "uniform0_attention", "uniform1_attention", "random0_attention": stages up to the
+            number evenly spaced, or drawn, and attention in the others.
         visual_spans: for each batch row (start, stop) of its visual tokens in the embedded and
             padded sequence, or None for a row of text. A batch that is a multiple repeats each,
             as generate does for beams. None = the keyword `visual_spans` that the model hands to
@@ -48,6 +49,7 @@ def progressive_dropout(
             "auto" = "answers" in training with labels, else "last". A function of labels and mask
             [B, N] (None = no padding) as a stage finds them returns the rows, int64 [B, M] with -1
             behind a row's own, and how many each has.
+        seed: of what is drawn, the same in every pass; None = torch's own generator.
 
     Yields:
         run: run.kept[j] is [B, k] int64, the rows of stage j's input that stayed, text included, of
@@ -79,7 +81,7 @@ def progressive_dropout(
     >>> [out.past_key_values.get_seq_length(layer) for layer in range(3)]
     [12, 8, 6]
     """
-    plan = Plan(tuple(layers), tuple(ratios), kind, positions, query_rows)
+    plan = Plan(tuple(layers), tuple(ratios), kind, positions, query_rows, seed)
     base = _decoder(model)
     plan.check_layers(len(base.layers))
     spans = None if visual_spans is None else list(visual_spans)

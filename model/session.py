@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-from hico import progressive_dropout
 from hico.budget import keep_count
 from hico.model._opening import encode, encoded_image, is_picture
 from hico.model.processing import IMAGE
@@ -156,10 +155,7 @@ class VideoSession:
         self.stages.append(stage)
 
     def _dropping(self) -> Any:
-        settings = self.dropout
-        return progressive_dropout(
-            self.model, settings.layers, settings.ratios, settings.kind, [self._span]
-        )
+        return self.dropout.use(self.model, [self._span])
 
     def _split(self, question: str, history: History) -> tuple[list[int], list[int]]:
         """The ids before and behind the video."""

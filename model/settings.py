@@ -20,25 +20,27 @@ class DropoutSettings:
         layers: ascending, from 1 on.
         ratios: one more than layers, from 1 down.
         kind: which tokens stay, as in hico.progressive_dropout.
+        seed: of kinds that draw, as there.
 
     Raises:
-        ValueError: ratios that do not fit or do not fall, or another kind.
+        ValueError: ratios that do not fit or do not fall, another kind, or a negative seed.
 
     Source: VideoChat-Flash (arXiv 2501.00574), section 3.2.
 
     >>> from hico.model.settings import DropoutSettings
     >>> DropoutSettings.parse("4:0.75,18:0.25")
-    DropoutSettings(layers=(4, 18), ratios=(1.0, 0.75, 0.25), kind='uniform0_attention')
+    DropoutSettings(layers=(4, 18), ratios=(1.0, 0.75, 0.25), kind='uniform0_attention', seed=None)
     """
 
     layers: tuple[int, ...]
     ratios: tuple[float, ...]
     kind: str = "uniform0_attention"
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "ratios", tuple(float(r) for r in self.ratios))
-        Plan(self.layers, self.ratios, self.kind, "renumber", "auto")
+        Plan(self.layers, self.ratios, self.kind, "renumber", "auto", self.seed)
 
     @classmethod
     def parse(cls, text: str, kind: str = "uniform0_attention") -> "DropoutSettings":
@@ -76,7 +78,9 @@ class DropoutSettings:
         self, model: nn.Module, visual_spans: Sequence[Span] | None = None
     ) -> AbstractContextManager[Dropout]:
         """hico.progressive_dropout of the model, with these settings."""
-        return progressive_dropout(model, self.layers, self.ratios, self.kind, visual_spans)
+        return progressive_dropout(
+            model, self.layers, self.ratios, self.kind, visual_spans, seed=self.seed
+        )
 
 
 def _numbers(name: str, given: Any) -> list[float]:

@@ -262,7 +262,7 @@ class Dropout:
                 counts = [k if m else n for k, m, n in zip(counts, asked, rows.counts, strict=True)]
         elif rule == "random":
             # the same draw for every row, as beams of one prompt may change places later
-            draw = torch.rand(max(rows.counts), device="cpu").to(hidden.device)
+            draw = self._plan.draw(stage, max(rows.counts)).to(hidden.device)
         keep = rows.visible(hidden.device).clone()
         for b, (start, n, k) in enumerate(zip(rows.starts, rows.counts, counts, strict=True)):
             if k == n:

@@ -13,6 +13,7 @@ from hico.ops.compact import compact
 
 KINDS = (
     "uniform",
+    "random",
     "attention",
     "uniform0_attention",
     "uniform1_attention",
@@ -36,12 +37,15 @@ class Plan:
     kind: str
     positions: str
     query_rows: QueryRows
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         _check.one_of("kind", self.kind, KINDS)
         _check.one_of("positions", self.positions, POSITIONS)
         if not callable(self.query_rows):
             _check.one_of("query_rows", self.query_rows, QUERY_ROWS)
+        if self.seed is not None:
+            _check.integer("seed", self.seed, 0, 1 << 55)
         if len(self.ratios) != len(self.layers) + 1:
             raise ValueError(
                 f"ratios: expected {len(self.layers) + 1}, one more than layers, "
@@ -70,6 +74,13 @@ class Plan:
         if not rest:
             return first
         return first[:-1] if stage <= int(first[-1]) else rest
+
+    def draw(self, stage: int, count: int) -> Tensor:
+        """[count] random float32 on the CPU, with a seed the same whenever the stage is run."""
+        if self.seed is None:
+            return torch.rand(count, device="cpu")
+        generator = torch.Generator().manual_seed((self.seed << 8) + stage)
+        return torch.rand(count, generator=generator, device="cpu")
 
     def stage(self, layer: int) -> int:
         """How many drops there are up to this layer's input."""

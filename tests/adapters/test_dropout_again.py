@@ -8,6 +8,7 @@ import hico
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 KINDS = ("uniform", "attention", "uniform0_attention", "uniform1_attention", "random0_attention")
+KINDS += ("random",)
 LAYERS, RATIOS = [1, 3], [1.0, 0.5, 0.2]
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
 SPAN = (4, 40)
@@ -133,3 +134,30 @@ def test_errors(device):
     cache.layers[0].keys = cache.layers[0].keys[:, :, :5]
     with pytest.raises(ValueError, match="at least 40 rows in layer 0, got 5"):
         run.rewind(cache)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["random", "random0_attention"])
+def test_a_seed_draws_the_same_in_every_pass(device, kind):
+    model = make_decoder(device)
+    embeds = torch.randn(1, SPAN[1] + 3, SIZES["hidden_size"], device=device)
+
+    def kept(seed):
+        with hico.progressive_dropout(model, LAYERS, RATIOS, kind, [SPAN], seed=seed) as run:
+            model(inputs_embeds=embeds)
+        return run.kept
+
+    first, state = kept(7), torch.random.get_rng_state()
+    assert [index.shape[1] for index in first] == [4 + 18 + 3, 4 + 7 + 3]
+    assert all(torch.equal(*rows) for rows in zip(first, kept(7), strict=True))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.equal(first[0], kept(8)[0]) and not torch.equal(first[0], kept(None)[0])
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "a", True, 1 << 60])
+def test_seeds_that_are_none(seed):
+    with (
+        pytest.raises(ValueError, match="seed"),
+        hico.progressive_dropout(make_decoder("cpu"), [1], [1, 0.5], "random", seed=seed),
+    ):
+        pass
