@@ -13,6 +13,7 @@ from hico.model._embed import Embedded, side_of, splice
 from hico.model._pixels import normalize
 from hico.model._visual import entries, image_features
 from hico.model.vision import image_tiles, tile_grid
+from hico.model.vision.clip_modes import MODES, clip_tokens
 from hico.ops import _check
 
 logger = logging.get_logger(__name__)
@@ -37,6 +38,7 @@ class Seeing:
         frames: Tensor | Iterable[Tensor],
         chunk: int = CHUNK,
         progress: Callable[[int], object] | None = None,
+        mode: str = "similarity",
     ) -> Tensor:
         """Frames -> [16 * T, D], the visual tokens of a video, clip by clip as frames arrive.
 
@@ -47,18 +49,21 @@ class Seeing:
                 come; T in all, a multiple of the clip's length.
             chunk: clips in one pass of the encoder.
             progress: called after each pass with its number of frames, such as a tqdm's update.
+            mode: how a clip's tokens become fewer, one of hico.model.vision.clip_modes.MODES;
+                "frames" and "none" leave all of them.
 
         Raises:
-            ValueError: no frames, a count that is no multiple, or another shape or dtype.
+            ValueError: no frames, a count that is no multiple, an unknown mode, or another shape or
+                dtype.
         """
         _check.integer("chunk", chunk, 1, 1 << 31)
-        clip, done = self.encoder.num_frames, []
+        clip, done, then = self.encoder.num_frames, [], self._connecting(mode)
         if isinstance(frames, Tensor):
             self._check_count(len(frames))
         for group in _groups(frames, chunk * clip):
             self._check_count(len(group))
             clips = self._pixels(group).unflatten(0, (-1, clip))
-            done.append(self.encoder.encode(clips, chunk, self.model.mm_projector))
+            done.append(self.encoder.encode(clips, chunk, then))
             if progress is not None:
                 progress(len(group))
         if not done:
@@ -146,6 +151,15 @@ class Seeing:
         device = self._device
         parts = (encoder(part.to(device), return_metric=True) for part in frames.split(CHUNK))
         return torch.cat([merge(*part) for part in parts])
+
+    def _connecting(self, mode: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """From a clip's tokens and metric to what the language model gets."""
+        connector, clip = self.model.mm_projector, self.encoder.num_frames
+        _check.one_of("mode", mode, MODES)
+        if mode == "similarity":
+            return connector
+        count = connector.tokens_per_clip
+        return lambda x, metric: connector.mlp(clip_tokens(x, metric, mode, count, clip))
 
     def _pixels(self, group: Tensor) -> Tensor:
         """What the encoder takes: uint8 [..., S, S, 3] normalised on its device; floats as is."""

@@ -44,19 +44,20 @@ class NeedleSession(VideoSession):
         """The token that the model would say first, as text."""
         return self.processor.tokenizer.decode([int(self.logits(question).argmax())])
 
-    def survivors(self, needles: Sequence[int]) -> list[list[float]]:
-        """The share of each needle's 64 tokens that every stage left of the last letter's prompt.
+    def survivors(self, needles: Sequence[int], tokens: int = TOKENS) -> list[list[float]]:
+        """The share of each needle's tokens that every stage left of the last letter's prompt.
 
         Args:
             needles: the first visual token of each.
+            tokens: that each has.
         """
         first, found = self._span[0], []
         rows: Tensor | None = None
         for index in self.kept:
             rows = index[0] if rows is None else rows[index[0]]
             starts = torch.tensor(needles, device=rows.device)[:, None] + first
-            inside = (rows >= starts) & (rows < starts + TOKENS)
-            found.append((inside.sum(1) / TOKENS).tolist())
+            inside = (rows >= starts) & (rows < starts + tokens)
+            found.append((inside.sum(1) / tokens).tolist())
         return found
 
 
@@ -87,7 +88,7 @@ class Answerer:
         with self.clock("features"):
             visual = film.features()
         with self.clock("watching"):
-            return self._session(visual, film)
+            return self.watch(visual, film)
 
     def sampled(self, film: Film, count: int) -> NeedleSession:
         """The session of so many uniform frames of a film; one frame alone makes a still clip."""
@@ -96,7 +97,17 @@ class Answerer:
         numbers = [int((i + 0.5) * film.frames / count) for i in range(count)]
         numbers = numbers * clip if count == 1 else numbers[: count - count % clip]
         visual = self.model.encode_video(film.pixels(numbers))
-        return self._session(visual, film, len(numbers) if count > 1 else 1)
+        return self.watch(visual, film, len(numbers) if count > 1 else 1)
+
+    def watch(self, visual: Tensor, film: Film, frames: int | None = None) -> NeedleSession:
+        """The session of what is seen of a film, so many frames; None = all of them."""
+        processor, message = self.processor, None
+        if self.prompt == "published":
+            processor = Prompts(processor)
+        elif film.fps is not None:
+            shown = film.frames if frames is None else frames
+            message = processor.time_message(film.frames / film.fps, range(shown))
+        return NeedleSession(self.model, processor, visual, message, self.dropout)
 
     @torch.no_grad()
     def blind(self, question: str) -> str:
@@ -113,12 +124,3 @@ class Answerer:
         """The layer and the share of each stage of dropout."""
         pairs = zip(self.dropout.layers, self.dropout.ratios[1:], strict=True)
         return [{"layer": layer, "ratio": ratio} for layer, ratio in pairs]
-
-    def _session(self, visual: Tensor, film: Film, frames: int | None = None) -> NeedleSession:
-        processor, message = self.processor, None
-        if self.prompt == "published":
-            processor = Prompts(processor)
-        elif film.fps is not None:
-            shown = film.frames if frames is None else frames
-            message = processor.time_message(film.frames / film.fps, range(shown))
-        return NeedleSession(self.model, processor, visual, message, self.dropout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hico._version import __version__
 
 from ..training.worlds import cards
 from ..training.worlds.write import replacing
+from ..vision.clip_modes import tokens_left
 from .timing import Clock
 
 PART = 1024  # frames that are in memory as pixels, and those of one file
@@ -61,12 +62,18 @@ class Store:
         folder: made when something is put there.
         model: whose features they are.
         clock: notes what making them takes.
-        mode: what the features depend on besides the model's weights and config.
+        mode: how a clip's tokens become fewer, one of clip_modes.MODES.
+
+    Attributes:
+        per_clip: tokens that a clip has in this mode.
     """
 
-    def __init__(self, folder: Path, model: Any, clock: Clock, mode: str = "") -> None:
+    def __init__(self, folder: Path, model: Any, clock: Clock, mode: str = "similarity") -> None:
         seeing = fingerprint(model, "model.vision_tower.", "model.mm_projector.")
-        self.folder, self.model, self.clock = folder, model, clock
+        self.folder, self.model, self.clock, self.mode = folder, model, clock, mode
+        encoder, merge = model.encoder, model.model.mm_projector
+        patches = encoder.num_frames * (encoder.image_size // encoder.patch_size) ** 2
+        self.per_clip = tokens_left(patches, mode, merge.tokens_per_clip)
         self.made, self.found = 0, 0
         self._shared = {
             "encoder": seeing,
@@ -76,6 +83,10 @@ class Store:
             "hico": __version__,
             "drawn by": sources(),
         }
+
+    def encode(self, pixels: Tensor | Iterable[Tensor]) -> Tensor:
+        """[n, D], the model's encode_video in the store's mode."""
+        return self.model.encode_video(pixels, mode=self.mode)
 
     def get(self, key: Mapping[str, Any], make: Callable[[], Tensor]) -> Tensor:
         """What is stored under the key, or what is made now and then stored; on the device."""
@@ -117,7 +128,7 @@ class Haystack:
         self._done: Tensor | None = None
 
     def clips(self, count: int) -> Tensor:
-        """[count, 64, D], of the first so many clips."""
+        """[count, tokens of a clip, D], of the first so many clips."""
         clip = self.model.encoder.num_frames
         if self._done is None or len(self._done) < count:
             starts = range(0, count * clip, PART)
@@ -134,7 +145,7 @@ class Haystack:
             with self.clock("drawing haystack"):
                 pixels = self.pixels(torch.arange(start, start + count))
             with self.clock("encoding haystack"):
-                return self.model.encode_video(pixels)
+                return self.store.encode(pixels)
 
         key = {"haystack": self.name, "size": self.size, "start": start, "count": count}
         return self.store.get(key, make)

@@ -93,7 +93,7 @@ def assembled(world: World, hay: Haystack, cards: Callable[[], Tensor]) -> Tenso
 
 
 def cards_of(base: World, world: World, store: Store) -> Tensor:
-    """[cards, 64, D], in the world's order; drawn and encoded once for all of its lengths."""
+    """[cards, tokens, D], in the world's order; drawn and encoded once for all of its lengths."""
     ordered = sorted(base.placements, key=_key)
     said = hashlib.sha256("".join(map(_key, ordered)).encode()).hexdigest()
     model = store.model
@@ -105,7 +105,7 @@ def cards_of(base: World, world: World, store: Store) -> Tensor:
         with store.clock("drawing needles"):
             pixels = drawn.all_frames(size, model.device)
         with store.clock("encoding needles"):
-            visual = model.encode_video(pixels)
+            visual = store.encode(pixels)
         return visual.unflatten(0, (len(row), -1))
 
     found = store.get({"cards": said, "size": size}, make)

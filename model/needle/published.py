@@ -132,7 +132,7 @@ class PublishedTask:
         path = self.images / name
         facts = path.stat()
         key = {"image": f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}", "size": hay.size}
-        return store.get(key, lambda: hay.model.encode_video(self._still(name, hay.size)))
+        return store.get(key, lambda: store.encode(self._still(name, hay.size)))
 
     def _still(self, name: str, size: int) -> Tensor:
         return square_image(read_image(self.images / name), size).expand(4, -1, -1, -1)

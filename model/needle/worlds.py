@@ -147,35 +147,36 @@ class WorldTask:
             world = placed(base, cells[0][0], wanted, self.haystack_seed)
             features = self._features(world, base, hay, store)
             pixels = _pixels(world, hay)
-            asks = [ask for one in asked for ask in self._asks(world, *one)]
+            asks = [ask for one in asked for ask in self._asks(world, store.per_clip, *one)]
             yield Film(world.frames, world.fps, features, pixels, tuple(asks))
 
-    def _asks(self, world: World, index: int, cell: Cell, number: int) -> list[Ask]:
+    def _asks(self, world: World, per_clip: int, index: int, cell: Cell, number: int) -> list[Ask]:
         question = world.questions[index]
         if self.single:
-            return [_ask(world, question, cell, "needle", number)]
+            return [_ask(world, per_clip, question, cell, "needle", number)]
         rng = np.random.default_rng([world.seed, index])
         caption, detail = both(world, question, rng)
         return [
-            _ask(world, caption, cell, "caption", number),
-            _ask(world, detail, cell, "qa", number),
+            _ask(world, per_clip, caption, cell, "caption", number),
+            _ask(world, per_clip, detail, cell, "qa", number),
         ]
 
     def _features(
         self, world: World, base: World, hay: Haystack, store: Store
     ) -> Callable[[], Tensor]:
-        model = store.model
         if self.source == "features":
             return lambda: assembled(world, hay, lambda: cards_of(base, world, store))
         if self.source == "pixels":
-            return lambda: model.encode_video(_each(world, hay))
+            return lambda: store.encode(_each(world, hay))
         return lambda: _from_mp4(world, store, hay.size)
 
 
-def _ask(world: World, question: Question, cell: Cell, kind: str, number: int) -> Ask:
+def _ask(
+    world: World, per_clip: int, question: Question, cell: Cell, kind: str, number: int
+) -> Ask:
     chain = THEN.join(question.steps)
     steps = (question.turn("steps")[0], question.free_answer, chain) if question.hops > 1 else None
-    starts = tuple(world.placements[i].start * 16 for i in question.needles)
+    starts = tuple(world.placements[i].start // CLIP * per_clip for i in question.needles)
     free = (question.turn("free")[0], (question.free_answer,))
     return Ask(cell, kind, number, question.text, question.letter, free, steps, starts)
 
