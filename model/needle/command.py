@@ -81,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
     from .running import run_cells
     from .timing import Clock
 
-    _check_model(model, processor)
+    check_model(model, processor)
     model._note_length(max(frames) * TOKENS // CLIP + TOKENS)
     clock = Clock(model.device)
     with clock("weights' hash"):
-        store = Store(args.cache or _cache(), model, clock)
+        store = Store(args.cache or default_cache(), model, clock)
         weights = fingerprint(model)
     prompt = args.prompt or PROMPTS[args.world is not None]
     answerer = Answerer(model, processor, None if none else dropout, prompt, clock)
@@ -144,7 +144,8 @@ def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:
     return frames, task
 
 
-def _check_model(model: Any, processor: Any) -> None:
+def check_model(model: Any, processor: Any) -> None:
+    """Raises ValueError for a model whose clips or letters a needle test cannot do with."""
     sizes = model.encoder.num_frames, model.model.mm_projector.tokens_per_clip
     if sizes != (CLIP, TOKENS):
         raise ValueError(
@@ -178,6 +179,7 @@ def _record(args: argparse.Namespace, task: Any, answerer: Any, weights: str) ->
     return Record(args.json, settings, environment(model.device) | facts, args.resume)
 
 
-def _cache() -> Path:
+def default_cache() -> Path:
+    """Where features are kept if nothing else is said."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "hico" / "needle"
