@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames that the adaptive rule takes (%(default)s)")  # fmt: skip
     add("--ratios", default=RATIOS, metavar="GRID",
         help="shares of visual tokens left in the last layer (%(default)s)")  # fmt: skip
+    add("--only", metavar="NAMES", help="of the methods of these levels, as the table calls them")
     add("--questions", type=int, default=600, metavar="N", help="a row (%(default)s)")
     add("--depths", default="0:1:0.2", metavar="GRID", help="of single needles (%(default)s)")
     add("--hops", type=int, default=3, metavar="N", help="cards of a chain (%(default)s)")
@@ -92,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0, or 1 if something failed or the budget was spent before all was measured."""
     if args.show:
-        show(list(newest(args.out or RESULTS).values()), args.png)
+        found = list(newest(args.out or RESULTS).values())
+        show(quality_table.newest_models(found), args.png)
         return 0
     started = time.perf_counter()
     plan = planned(args)
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         Cell(subject, task, frames, method) for subject in subjects for task, frames, method in plan
     ]
     out = args.out or RESULTS
-    rows = []
+    rows: list[Row] = []
     for row in measured_rows(cells, out, started + args.budget):
         rows.append(row)
         print(quality_table.line(row), flush=True)
@@ -116,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
 def show(rows: list[Row], png: Path | None) -> None:
     """The table on stdout, and the plot."""
     print(quality_table.table(rows))
+    for told in quality_table.both_levels(rows):
+        print(told)
     if png is not None and rows:
         from hico.bench.quality_plot import save
 
@@ -151,7 +155,11 @@ def planned(args: argparse.Namespace) -> list[tuple[WorldTask, int, Method]]:
             for frames in lengths:
                 for method in methods_of(level, ratios, fixed):
                     found[task, frames, method] = None
-    return list(found)
+    if args.only is None:
+        return list(found)
+    names = list(dict.fromkeys(method.name for *_, method in found))
+    wanted = chosen("only", args.only, tuple(names))
+    return [one for one in found if one[2].name in wanted]
 
 
 def chosen(name: str, text: str, known: tuple[str, ...]) -> list[str]:

@@ -171,9 +171,9 @@ def _ask_all(
     tally.layers = list(answerer.dropout.layers)
     if watching is not None:
         tally.noted(watching, before)
-        tally.watching.append(watching.seconds)
+        tally.watching.append(round(watching.seconds, 6))
         tally.frames = len(numbers)
-    tally.question.append(mean(seconds))
+    tally.question.append(round(mean(seconds), 6))
     tally.films += 1
 
 

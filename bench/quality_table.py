@@ -8,12 +8,14 @@ from hico.bench.realtext import paired
 from hico.bench.record import Row
 
 HEAD = (
-    "model", "case", "frames", "method", "seen", "tokens", "a layer", "right", "95%", "lost/gained",
-    "s", "MiB", "needles left",
+    "model", "case", "frames", "method", "seen", "tokens", "a layer", "right", "95%",
+    "lost/gained by it", "than the first model", "s", "MiB", "needles left",
 )  # fmt: skip
 LEFT = (0, 1, 3, len(HEAD) - 1)
+OF_METHOD = ("method", "dropout", "adaptive")
 NONE = "-"
 MIB = 1 << 20
+PUBLISHED = "uniform0_attention"  # kind of dropping
 REFERENCES = (PLAIN, Method(sample=ADAPTIVE))
 
 
@@ -22,18 +24,34 @@ def right(row: Row) -> bool:
     return row["error"] is None and row["questions"] > 0
 
 
+def newest_models(rows: Sequence[Row]) -> list[Row]:
+    """Without the rows of models whose name another one bears by now."""
+    last = {row["model"]: row["settings"]["weights"] for row in rows}
+    return [row for row in rows if row["settings"]["weights"] == last[row["model"]]]
+
+
+def alike(row: Row, rows: Sequence[Row], but: Sequence[str]) -> list[Row]:
+    """Rows with an accuracy that differ from this one in these settings alone."""
+
+    def rest(one: Row) -> Row:
+        return {name: value for name, value in one["settings"].items() if name not in but}
+
+    return [other for other in rows if right(other) and rest(other) == rest(row)]
+
+
 def reference_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """What a row is paired with: hico's merge without drops, or else the adaptive sampling."""
-    beside = [
-        other
-        for other in rows
-        if right(other) and all(other[name] == row[name] for name in ("model", "case", "frames"))
-    ]
+    """What a method is paired with: hico's merge without drops, or else the adaptive sampling."""
+    beside = alike(row, rows, OF_METHOD)
     for method in REFERENCES:
         for other in beside:
             if other["settings"]["method"] == method.settings():
                 return other
     return None
+
+
+def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The same method with the first model."""
+    return next(iter(alike(row, rows, ("weights",))), None)
 
 
 def pair(base: Row, other: Row) -> dict[str, Any]:
@@ -51,13 +69,25 @@ def pair(base: Row, other: Row) -> dict[str, Any]:
     return found | {"asked": len(both)}
 
 
-def paired_text(row: Row, rows: Sequence[Row]) -> str:
+def paired_text(row: Row, base: Row | None) -> str:
     """-lost +gained, and the chance of so many if neither were better."""
-    base = reference_of(row, rows)
     if base is None or base is row:
         return NONE
     found = pair(base, row)
     return f"-{found['lost']} +{found['gained']} of {found['asked']}, p {found['p']:.2g}"
+
+
+def both_levels(rows: Sequence[Row]) -> list[str]:
+    """What merging, and merging and dropping as published, cost beside no compression at all."""
+    found = []
+    whole = Method("none").settings()
+    for base in rows:
+        if right(base) and base["settings"]["method"] == whole:
+            for row in alike(base, rows, OF_METHOD):
+                method = Method(**row["settings"]["method"])
+                if method == PLAIN or method.kind == PUBLISHED:
+                    found.append(f"{line(row)}; beside no merge {paired_text(row, base)}")
+    return found
 
 
 def survival_text(row: Row) -> str:
@@ -82,7 +112,8 @@ def cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
         f"{row['tokens_a_layer']:,.0f}",
         f"{100 * row['accuracy']:.1f}{part}",
         f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
-        paired_text(row, rows),
+        paired_text(row, reference_of(row, rows)),
+        paired_text(row, twin_of(row, rows)),
         NONE if row["seconds"] is None else f"{row['seconds']:.3f}",
         NONE if above is None else f"{above / MIB:,.0f}",
         survival_text(row),

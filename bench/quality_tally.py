@@ -92,7 +92,7 @@ def row_of(tally: Tally, depth: int, encoding: float | None) -> Row:
         ],
         "peak_bytes": tally.peak,
         "above_bytes": tally.above,
-        "films_s": [[round(s, 6) for s in part] for part in (tally.watching, tally.question)],
+        "films_s": [tally.watching, tally.question],
         "seconds": None,
     }
     if encoding is not None:
