@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         print(quality_table.line(row), flush=True)
     show(rows, args.png)
     print(f"rows in {out}")
-    left = len(cells) - sum(bool(row["complete"]) for row in rows)
+    left = len(cells) - sum(settled(row) for row in rows)
     if left:
         print(f"{left} of {len(cells)} rows are not complete: run again to go on")
     return int(left > 0)
@@ -213,11 +213,11 @@ def opened(name: str, folder: str | None, args: argparse.Namespace) -> Subject:
 
 def measured_rows(cells: list[Cell], out: Path, until: float) -> Iterator[Row]:
     """A row for each cell: of the file where it has one, else measured and appended to it."""
-    settled = newest(out) if out.exists() else {}
+    known = newest(out) if out.exists() else {}
     common: dict[torch.device, Row] = {}
     for cell in cells:
-        before = settled.get(key_of(cell.settings))
-        if before is not None and (before["complete"] or before.get("skipped")):
+        before = known.get(key_of(cell.settings))
+        if before is not None and settled(before):
             yield before | {"model": cell.subject.name}
             continue
         device = cell.subject.model.device
@@ -231,6 +231,11 @@ def measured_rows(cells: list[Cell], out: Path, until: float) -> Iterator[Row]:
             row = before | {"model": cell.subject.name}
         if row is not None:
             yield row
+
+
+def settled(row: Row) -> bool:
+    """Whether another run would add nothing."""
+    return row["complete"] or row.get("skipped", False)
 
 
 def newest(path: Path) -> dict[str, Row]:

@@ -218,6 +218,10 @@ def test_a_run_writes_each_row_once(folder, tmp_path, capsys):
     one = ["--seed", "1", "--levels", "baselines,video", "--only", "blind,random 0.25"]
     assert main([*words, *one]) == 0
     assert len(out.read_text().splitlines()) == len(rows) + 2
+    for _ in range(2):
+        assert main([*words, "--frames", "1024", "--levels", "clip", "--only", "no merge"]) == 0
+    last = out.read_text().splitlines()[len(rows) + 2 :]
+    assert [json.loads(line)["error"].split(":")[0] for line in last] == ["not run"]
 
 
 def row_like(model, method, outcomes, **settings):
