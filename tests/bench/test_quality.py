@@ -180,6 +180,11 @@ def test_needles_are_followed_in_every_clip_mode(subject, clip, tokens):
     task, method = task_of(), Method(clip, kind=None if clip == "frames" else "uniform", keep=0.5)
     tally = Tally()
     measure(subject, task, 32, method, tally, FOREVER)
+    hay, beside = subject.haystack(task, clip), asks_of(subject, task, 32)
+    films = [film.asks for film in task.films(task.cells(32), hay, hay.store)]
+    for own, other in zip(sum(films, ()), sum(beside, []), strict=True):
+        assert own.text == other.text
+        assert [at // tokens for at in own.needles] == [at // 64 for at in other.needles]
     clips = 2 if clip == "frames" else 8
     assert tally.tokens[0] == clips * tokens and tally.frames == 4 * clips
     if clip != "frames":
