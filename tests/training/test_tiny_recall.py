@@ -7,10 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_helpers import invented_bank, small_model
+from torch._dynamo.testing import CompileCounter
 
 from hico.model.training.tiny.align import align, words_of
 from hico.model.training.tiny.masters import Masters
-from hico.model.training.tiny.recall import Tally, answers, positions, recall
+from hico.model.training.tiny.recall import (
+    Tally,
+    answers,
+    compiled,
+    dropped,
+    loss_of,
+    positions,
+    recall,
+)
 from hico.model.training.tiny.samples import Drawer, Level
 from hico.model.training.tiny.tokenizer import train_tokenizer
 
@@ -74,6 +83,45 @@ def test_tokens_are_dropped_as_in_inference(bank, tokenizer):
     torch.testing.assert_close(logits[0], out[0, -1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("drop", "kept"), [("none", []), ("uniform", [0.75]), ("all", [0.75, 0.5])]
+)
+def test_what_of_the_models_dropout_a_batch_has(drop, kept):
+    sizes = {"num_hidden_layers": 3, "llm_compress_layer_list": [1, 2]}
+    sizes |= {"llm_image_token_ratio_list": [1.0, 0.75, 0.5]}
+    model = small_model(**sizes, llm_compress_type="uniform0_attention")
+    found = dropped(model, drop)
+    assert (list(found.ratios[1:]) if found else []) == kept
+    model.config.mm_llm_compress = False
+    assert dropped(model, drop) is None
+
+
+def test_answers_weigh_by_the_root_of_their_length(bank, tokenizer):
+    batch = drawn(bank, tokenizer, replace(HARD, forms=(0.5, 0.0, 0.5)))
+    sizes = torch.tensor([stop - first for _, first, stop, *_ in batch.spans])
+    assert sizes.unique().numel() > 1
+    logits = torch.zeros(int(sizes.sum()), 8)
+    wanted = torch.zeros(int(sizes.sum()), dtype=torch.int64)
+    torch.testing.assert_close(loss_of(logits, wanted, batch), torch.tensor(8.0).log())
+    first = int(sizes[0])
+    logits[:first, 0] = 50.0  # the first answer is known
+    share = sizes[1:].sqrt().sum() / sizes.sqrt().sum()
+    torch.testing.assert_close(loss_of(logits, wanted, batch), share * torch.tensor(8.0).log())
+
+
+def test_compiled_layers_are_left_as_they_were(bank, tokenizer):
+    """What they compute stays the same, and one graph does for all layers and lengths."""
+    model = small_model(num_hidden_layers=3).train()
+    batches = [drawn(bank, tokenizer, replace(HARD, clips=n)) for n in (4, 8)]
+    plain = [answers(model, bank, batch)[0] for batch in batches]
+    counted = CompileCounter()
+    with compiled(model.model.layers, backend=counted):
+        for batch, wanted in zip(batches, plain, strict=True):
+            torch.testing.assert_close(answers(model, bank, batch)[0], wanted)
+    assert counted.frame_count == 1
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
+
+
 def test_positions(bank, tokenizer):
     batch = drawn(bank, tokenizer, replace(HARD, skip=5000))
     found = positions(batch, 7, 2)
@@ -118,15 +166,23 @@ def test_the_next_level_when_most_is_right(bank, tokenizer, monkeypatch):
     levels = [replace(EASY, rows=rows, right=0.5) for rows in (2, 3, 4)]
     found = []
     for record in recall(small_model(), bank, tokenizer, 60, levels=levels, slack=0.5, every=1):
-        found.append(record["level"])
+        found.append((record["step"], record["level"]))
         if len(found) == 7:
             break
-    assert found == [0, 1, 1, 2, 2, 2, 2]
+    # a step is counted when the next one is under way; what is drawn ahead is none here
+    assert found == [(2, 0), (3, 1), (4, 1), (5, 1), (6, 2), (7, 2), (8, 2)]
 
 
-@pytest.mark.parametrize("level", [-1, 9])
+def test_so_many_steps_and_no_more(bank, tokenizer):
+    model = small_model()
+    found = list(recall(model, bank, tokenizer, 60, levels=[EASY], steps=6, every=2, warm=1))
+    assert [record["step"] for record in found] == [2, 4, 6]
+    assert found[-1]["lr"] < found[0]["lr"]
+
+
+@pytest.mark.parametrize("level", [-1, 11])
 def test_a_level_that_is_not_there(bank, tokenizer, level):
-    with pytest.raises(ValueError, match="level: expected 0 to 8"):
+    with pytest.raises(ValueError, match="level: expected 0 to 10"):
         next(recall(small_model(), bank, tokenizer, 1, level=level))
 
 
@@ -136,7 +192,7 @@ def test_tally(bank, tokenizer):
     hits = torch.ones(sum(sizes), dtype=torch.bool)
     hits[: sizes[0]] = False
     tally = Tally()
-    assert tally.add(batch, hits, 2.0) == pytest.approx(1 - 1 / len(sizes))
+    assert tally.add(batch, hits, torch.tensor(2.0)) == pytest.approx(1 - 1 / len(sizes))
     told = tally.told(1.0)
     assert told["loss"] == 2.0 and told["answers"] == len(sizes)
     assert min(told["right"].values()) < 1

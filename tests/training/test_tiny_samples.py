@@ -44,7 +44,7 @@ def test_a_batch(bank, tokenizer, level):
     batch = Drawer(bank, tokenizer).batch(np.random.default_rng(0), level, 3)
     rows, clips = batch.clips.shape
     assert rows == level.rows and max(level.cards, level.clips // 2) <= clips <= level.clips
-    assert batch.level == 3 and batch.drop == (level.drop == 1)
+    assert batch.level == 3 and batch.drop == ("all" if level.drop else "none")
     assert batch.gaps.shape == (rows, clips + 1)
     assert batch.gaps.min() >= 0 and batch.gaps.sum(1).max() <= level.skip
     assert (batch.gaps.sum() > 0) == (level.skip > 0)

@@ -85,7 +85,7 @@ def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
     found = [*given, "1", "--from", str(first), "--out", str(second), "--set", quick]
     assert not command.main(["0b", *found, "--workers", "0", "--level", "1", "--tested", "4"])
     curve = [json.loads(x) for x in (second / "curve-0b.jsonl").read_text().splitlines()]
-    assert curve[0]["align"] < 8 and curve[1]["step"] == 1
+    assert curve[0]["align"] < 8 and curve[1]["step"] == 2
     assert [x["tested"] for x in curve if "tested" in x] == [0, 1]
     _, _, notes = open_model(second, "cpu")
     assert notes["level"] == 1 and [run["stage"] for run in notes["runs"]] == ["0a", "0b"]

@@ -14,6 +14,7 @@ from hico.model.training.worlds import World, make_world
 from hico.model.training.worlds.cards import Card, render_cards
 from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.world import CLIP
+from hico.model.vision.clip_modes import clip_tokens
 
 from .easel import TEST
 
@@ -41,7 +42,7 @@ class Bank:
     """Features of clips: those of the decks' cards, then those of haystack.
 
     Attributes:
-        features: [clips, tokens, C], merged, ahead of the connector's MLP.
+        features: [clips, tokens, C], ahead of the connector's MLP.
         decks: whose cards the first rows are.
         hay: the first row of haystack.
     """
@@ -87,13 +88,15 @@ def paint_bank(
     split: str = "train",
     seed: int = 0,
     batch: int = 1024,
+    mode: str = "similarity",
 ) -> Bank:
     """Draws worlds and haystack, and sees each of their clips once, on the model's device.
 
     Args:
-        model: whose encoder and merge are used, as they are.
+        model: whose encoder is used, as it is.
         worlds: how many of about 40 cards each; hay: clips of haystack.
         batch: clips painted at once: below 512 a GPU is mostly idle.
+        mode: how the tokens of a clip become fewer, as in clip_tokens; "none" keeps them all.
     """
     device, size = next(model.encoder.parameters()).device, model.encoder.image_size
     drawn = draw_worlds(worlds, split, seed)
@@ -113,22 +116,22 @@ def paint_bank(
         return haystack.frames(numbers.flatten(), size, device).unflatten(0, (-1, CLIP))
 
     seen = [
-        *_seen(model, cards, len(placed), batch, "cards"),
-        *_seen(model, scenes, hay, batch, "haystack"),
+        *_seen(model, cards, len(placed), batch, "cards", mode),
+        *_seen(model, scenes, hay, batch, "haystack", mode),
     ]
     return Bank(torch.cat(seen), decks_of(drawn), len(placed))
 
 
 @torch.no_grad()
 def _seen(
-    model: Any, paint: Callable[[range], Tensor], count: int, batch: int, name: str
+    model: Any, paint: Callable[[range], Tensor], count: int, batch: int, name: str, mode: str
 ) -> list[Tensor]:
-    """Merged features of clips, painted batch by batch."""
-    encoder, merge = model.encoder, model.model.mm_projector.merge
+    """Features of clips, painted batch by batch."""
+    encoder, count_left = model.encoder, model.model.mm_projector.tokens_per_clip
     like, found = next(encoder.parameters()), []
     for i in tqdm(range(0, count, batch), desc=name, disable=None):
         for clips in paint(range(i, min(i + batch, count))).split(128):
             pixels = normalize(clips, like.device).to(like.dtype)
             tokens, metric = encoder(pixels, return_metric=True)
-            found.append(merge(tokens, metric).tokens)
+            found.append(clip_tokens(tokens, metric, mode, count_left, CLIP))
     return found

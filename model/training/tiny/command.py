@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from hico.model.vision.clip_modes import MODES
+
 from .align import align
 from .bank import paint_bank
 from .perceive import perceive
@@ -38,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     bank = found.add_argument_group("0b: the bank of clips")
     bank.add_argument("--worlds", type=int, default=1200, help="about 40 cards each (1200)")
     bank.add_argument("--hay", type=int, default=8000, help="clips of haystack (8000)")
+    bank.add_argument(
+        "--clip", choices=MODES, default="similarity", help="how clips are compressed (similarity)"
+    )
     bank.add_argument("--tested", type=int, default=0, help="worlds of the test split, behind (0)")
     bank.add_argument("--level", type=int, help="to begin with (where the last run ended)")
     return found
@@ -94,7 +99,7 @@ def _recall(
 ) -> Iterator[dict[str, Any]]:
     given = args.set | ({} if args.peak is None else {"peak": args.peak})
     level = notes.get("level", 0) if args.level is None else args.level
-    bank = paint_bank(model, args.worlds, args.hay, seed=args.seed)
+    bank = paint_bank(model, args.worlds, args.hay, seed=args.seed, mode=args.clip)
     if "level" not in notes:
         yield {"align": round(align(model, bank, processor.tokenizer), 4)}
     for record in recall(
@@ -110,6 +115,6 @@ def _recall(
         notes["level"] = record["level"]
         yield record
     if args.tested:
-        bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed)
+        bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed, mode=args.clip)
         for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
             yield {"tested": number, **examine(model, bank, processor.tokenizer, one)}

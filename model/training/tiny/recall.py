@@ -7,7 +7,8 @@ dropped tokens.
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,26 +16,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hico.model.settings import DropoutSettings
+
 from .bank import Bank
 from .masters import Masters, plateau
 from .samples import Batch, Drawer, Level, Stream
 
 OVER = 20  # batches, of the level itself
+DROPPED = {"none": "", "uniform": "/thin", "all": "/drop"}
 
 TOLD = (0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more thing to learn
-SOME = (0.15, 0.45, 0.4)
 LEVELS = (
     Level(1, 2, rows=256, watch=1.0, right=0.7),  # of all that is on a card, nothing wrong
     # of one or two cards finding is learned far later than of two to four
-    Level(4, 6, rows=64, watch=0.0, forms=TOLD),
-    Level(8, 16, rows=48, hard=0.4, forms=SOME),
-    Level(16, 32, rows=24, hard=0.5),
-    Level(16, 32, 2, rows=24, hard=0.5),
-    Level(40, 64, 3, rows=12, hard=0.5),
+    Level(4, 6, rows=64, watch=0.05, forms=TOLD),
+    Level(8, 16, rows=48, hard=0.4),
+    Level(16, 32, rows=24, hard=0.5, again=0.2),
+    Level(16, 32, 2, rows=24, hard=0.5, again=0.2),
+    Level(40, 64, 3, rows=12, hard=0.5, again=0.2),
     # only now, when cards are found: gaps from the start keep finding from being learned
-    Level(40, 64, 3, rows=12, hard=0.5, skip=4_000, drop=0.2),
-    Level(40, 128, 3, rows=8, hard=0.6, skip=40_000, drop=0.3),
-    Level(40, 256, 3, rows=4, hard=0.6, skip=170_000, drop=0.4),
+    Level(40, 64, 3, rows=12, hard=0.5, skip=4_000, thin=0.3, drop=0.3, again=0.2),
+    Level(40, 128, 3, rows=8, hard=0.6, skip=40_000, thin=0.3, drop=0.4, again=0.3),
+    Level(40, 256, 3, rows=4, turns=24, hard=0.6, skip=170_000, thin=0.3, drop=0.4, again=0.3),
+    Level(40, 800, 3, rows=1, turns=40, hard=0.6, skip=170_000, thin=0.5, drop=0.3, again=0.5),
+    Level(40, 2500, 3, rows=1, turns=40, hard=0.6, thin=0.6, drop=0.3, again=0.6),
 )
 
 
@@ -50,6 +55,7 @@ def recall(
     warm: int = 100,
     decay: float = 0.05,
     slack: float = 0.0,
+    steps: int | None = None,
     every: int = 25,
     workers: int = 0,
     seed: int = 0,
@@ -63,6 +69,7 @@ def recall(
         levels, level: of the curriculum, and the one to begin with.
         peak, warm, decay: highest rate, steps up to it, weight decay.
         slack: taken off what a level asks for before the next one begins.
+        steps: at most so many; they set the rate then, not the seconds.
         every: steps between two records.
         workers: processes that draw batches ahead.
 
@@ -86,31 +93,61 @@ def recall(
     stream = iter(Stream(Drawer(bank, tokenizer), levels, now, seed).loader(workers))
     tally, recent = Tally(), deque[float](maxlen=OVER)
     began = time.perf_counter()
-    step, marked = 0, began
-    while (elapsed := time.perf_counter() - began) < seconds:
-        batch = next(stream)
-        logits, wanted = answers(model, bank, batch.to(device))
-        loss = F.cross_entropy(logits.float(), wanted)
-        loss.backward()
-        lr = plateau(step, elapsed / seconds, peak, warm)
-        masters.step(lr)
-        right = tally.add(batch, logits.detach().argmax(-1) == wanted, float(loss.detach()))
-        step += 1
-        if batch.level == now.item():
-            recent.append(right)
-        enough = len(recent) == OVER and sum(recent) / OVER >= levels[int(now)].right - slack
-        if enough and now.item() + 1 < len(levels):
-            now += 1
-            recent.clear()
-        if step % every == 0:
-            spent, marked = time.perf_counter() - marked, time.perf_counter()
-            yield {
-                "step": step,
-                "seconds": round(marked - began, 2),
-                "level": int(now),
-                "lr": lr,
-                **tally.told(spent),
-            }
+    step, marked, last = 0, began, None
+    with compiled(model.model.layers if device.type == "cuda" else []):
+        while (elapsed := time.perf_counter() - began) < seconds and step != steps:
+            batch = next(stream)
+            logits, wanted = answers(model, bank, batch.to(device))
+            loss = loss_of(logits, wanted, batch)
+            loss.backward()
+            lr = plateau(step, elapsed / seconds if steps is None else step / steps, peak, warm)
+            masters.step(lr)
+            step += 1
+            # the step before, whose numbers are there by now: no step waits for the device
+            last, done = (batch, logits.detach().argmax(-1) == wanted, loss.detach()), last
+            if done is not None:
+                right = tally.add(*done)
+                if done[0].level == now.item():
+                    recent.append(right)
+            enough = len(recent) == OVER and sum(recent) / OVER >= levels[int(now)].right - slack
+            if enough and now.item() + 1 < len(levels):
+                now += 1
+                recent.clear()
+            if step % every == 0 and tally.losses:
+                spent, marked = time.perf_counter() - marked, time.perf_counter()
+                yield {
+                    "step": step,
+                    "seconds": round(marked - began, 2),
+                    "level": int(now),
+                    "lr": lr,
+                    **tally.told(spent),
+                }
+
+
+@contextmanager
+def compiled(layers: Iterable[Any], **options: Any) -> Iterator[None]:
+    """The layers' own work is compiled meanwhile, once for all; hooks around it are not.
+
+    Options go to torch.compile.
+    """
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True, **options)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def loss_of(logits: Tensor, wanted: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of tokens, those of an answer of n weighing 1 / sqrt(n) each.
+
+    Or letters, which are hard, would hardly count beside whole cards.
+    """
+    sizes = [stop - first for _, first, stop, _, _ in batch.spans]
+    weight = torch.tensor([n**-0.5 for n in sizes for _ in range(n)])
+    weight = (weight / weight.mean()).to(logits.device, non_blocking=True)
+    return (F.cross_entropy(logits.float(), wanted, reduction="none") * weight).mean()
 
 
 @torch.no_grad()
@@ -127,8 +164,7 @@ def examine(
     for _ in range(batches):
         batch = drawer.batch(rng, level).to(bank.features.device)
         logits, wanted = answers(model, bank, batch)
-        loss = F.cross_entropy(logits.float(), wanted)
-        tally.add(batch, logits.argmax(-1) == wanted, float(loss))
+        tally.add(batch, logits.argmax(-1) == wanted, loss_of(logits, wanted, batch))
     return tally.told(time.perf_counter() - began)
 
 
@@ -140,23 +176,38 @@ def answers(model: Any, bank: Bank, batch: Batch) -> tuple[Tensor, Tensor]:
     seen = model.model.mm_projector.mlp(features)
     whole = torch.cat([head, seen, table(batch.ids)], 1)
     begin, stop = head.shape[1], head.shape[1] + seen.shape[1]
-    # with a mask, as gaps between positions would be taken for the ends of packed sequences
     given = {
         "inputs_embeds": whole,
-        "attention_mask": torch.ones(whole.shape[:2], dtype=torch.int64, device=whole.device),
         "position_ids": positions(batch, begin, bank.features.shape[1]),
         "use_cache": False,
     }
-    told = batch.labels != -100
-    if batch.drop:
-        labels = F.pad(batch.labels, (stop, 0), value=-100)
-        spans = [(begin, stop)] * rows
-        out = model(**given, labels=labels, visual_spans=spans).logits
+    # masks that are given, as gaps between positions would be taken for the ends of sequences
+    dropping = dropped(model, batch.drop)
+    if dropping is None:
+        out = model.model(**given, attention_mask={"full_attention": None}).last_hidden_state
     else:
-        out = model.model(**given).last_hidden_state
+        given["attention_mask"] = torch.ones(
+            whole.shape[:2], dtype=torch.int64, device=whole.device
+        )
+        labels = F.pad(batch.labels, (stop, 0), value=-100)
+        with dropping.use(model, [(begin, stop)] * rows):
+            out = model(**given, labels=labels).logits
     # text always stays, so that it is what the sequence ends in
-    before = out[:, -batch.ids.shape[1] - 1 : -1][told]
-    return before if batch.drop else model.lm_head(before), batch.labels[told]
+    width = batch.ids.shape[1]
+    at = [row * width + i for row, first, end, _, _ in batch.spans for i in range(first, end)]
+    place = torch.tensor(at).to(whole.device, non_blocking=True)
+    before = out[:, -width - 1 : -1].flatten(0, 1)[place]
+    return model.lm_head(before) if dropping is None else before, batch.ids.flatten()[place]
+
+
+def dropped(model: Any, drop: str) -> DropoutSettings | None:
+    """What of the model's own dropout there is in a batch: all, the first stage alone, or none."""
+    whole = DropoutSettings.from_config(model.config)
+    if whole is None or drop == "none":
+        return None
+    return (
+        whole if drop == "all" else DropoutSettings(whole.layers[:1], whole.ratios[:2], "uniform")
+    )
 
 
 def positions(batch: Batch, head: int, tokens: int) -> Tensor:
@@ -180,14 +231,14 @@ class Tally:
         self.losses: list[float] = []
         self.tokens = 0
 
-    def add(self, batch: Batch, hits: Tensor, loss: float) -> float:
+    def add(self, batch: Batch, hits: Tensor, loss: Tensor) -> float:
         """hits: bool [n], of the tokens that `answers` gave. Returns the share of right answers."""
         sizes = [stop - first for _, first, stop, _, _ in batch.spans]
         starts = np.cumsum([0, *sizes[:-1]])
         found = np.logical_and.reduceat(hits.cpu().numpy(), starts).tolist()
         for hit, (_, _, _, form, hops) in zip(found, batch.spans, strict=True):
-            self.right[f"{form}/{hops}{'/drop' if batch.drop else ''}"].append(hit)
-        self.losses.append(loss)
+            self.right[f"{form}/{hops}{DROPPED[batch.drop]}"].append(hit)
+        self.losses.append(float(loss))
         self.tokens += batch.ids.numel()
         return sum(found) / len(found)
 

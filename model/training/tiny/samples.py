@@ -20,6 +20,9 @@ from .bank import Bank, Deck
 
 HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 FRAMES = 4  # of a clip
+DROPS = ("none", "uniform", "all")
+FOUND = 2  # the first level that comes again later
+ASKED = 4  # questions at most where all of them rank the tokens that stay
 WATCHED = 4  # cards at most where all of them are to be told
 
 
@@ -33,7 +36,9 @@ class Level:
         hard: share of the videos whose cards are neighbours of each other.
         rows: videos of a batch; turns: questions of each, at most one a card or chain.
         skip: positions that gaps between clips add, at most.
-        drop: share of the batches in which visual tokens are dropped; these have few questions.
+        thin: share of the batches in which visual tokens are dropped that no question has a say in.
+        drop: share of those in which all are dropped as in inference; these have few questions.
+        again: share of the batches that are of an earlier level, of those where cards are found.
         chained: share of the videos with chains, from two hops on.
         watch: share of the videos of few cards in which all of them are to be told.
         forms: shares of options, free and describe (steps, for chains).
@@ -47,7 +52,9 @@ class Level:
     rows: int = 32
     turns: int = 16
     skip: int = 0
+    thin: float = 0.0
     drop: float = 0.0
+    again: float = 0.0
     chained: float = 0.6
     watch: float = 0.2
     forms: tuple[float, float, float] = (0.4, 0.3, 0.3)
@@ -64,7 +71,7 @@ class Batch:
         ids, labels: int64 [B, T], what is said behind it, and -100 for all but answers.
         gaps: int64 [B, n + 1], positions left out before each clip, and behind the last.
         spans: for each answer (row, first, stop) in ids, its form and its hops.
-        level: number of the level; drop: whether visual tokens are to be dropped.
+        level: number of the level; drop: which visual tokens are to be dropped, one of DROPS.
     """
 
     clips: Tensor
@@ -74,7 +81,7 @@ class Batch:
     gaps: Tensor
     spans: list[tuple[int, int, int, str, int]] = field(default_factory=list)
     level: int = 0
-    drop: bool = False
+    drop: str = "none"
 
     def to(self, device: Any) -> "Batch":
         """The same with its tensors on a device."""
@@ -103,9 +110,9 @@ class Drawer:
 
     def batch(self, rng: np.random.Generator, level: Level, number: int = 0) -> Batch:
         """One batch."""
-        drop = rng.random() < level.drop
+        drop = DROPS[rng.choice(3, p=(1 - level.thin - level.drop, level.thin, level.drop))]
         clips = int(rng.integers(max(level.cards, level.clips // 2), level.clips + 1))
-        turns = min(level.turns, 2) if drop else level.turns
+        turns = min(level.turns, ASKED) if drop == "all" else level.turns
         drawn = [self._video(rng, level, clips, turns) for _ in range(level.rows)]
         rows, spans = [], []
         for row, (_, said) in enumerate(drawn):
@@ -240,7 +247,7 @@ def _gaps(rng: np.random.Generator, rows: int, clips: int, skip: int) -> np.ndar
 
 
 class Stream(IterableDataset):
-    """Batches without end, of whatever level is on at the time.
+    """Batches without end, of whatever level is on at the time, or of an earlier one.
 
     Args:
         level: int64 [1] in shared memory, so that workers see it change.
@@ -256,6 +263,8 @@ class Stream(IterableDataset):
         rng = np.random.default_rng([self.seed, info.id if info else 0])
         while True:
             number = int(self.level)
+            if number > FOUND and rng.random() < self.levels[number].again:
+                number = int(rng.integers(FOUND, number))
             yield self.drawer.batch(rng, self.levels[number], number)
 
     def loader(self, workers: int) -> DataLoader:
