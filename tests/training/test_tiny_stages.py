@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from random import Random
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tiny_helpers import invented_bank, small_model
 from hico.model import VideoChatFlashForConditionalGeneration
 from hico.model.load import load_model
 from hico.model.training.tiny import bank as banks
-from hico.model.training.tiny import command, perceive, weights
+from hico.model.training.tiny import command, easel, perceive, weights
 from hico.model.training.tiny.align import align
 from hico.model.training.tiny.bank import paint_bank
 from hico.model.training.tiny.reading import HEADS
@@ -106,6 +107,16 @@ def test_weights_too_large_are_not_written(monkeypatch, tmp_path, small):
     with pytest.raises(ValueError, match="at most 1000 bytes"):
         write_model(*small(), tmp_path, {})
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_the_encoder_at_hand_reads_what_training_never_shows():
+    """Fonts, layouts and combinations of the split "test"; each of 64 tokens tells it all."""
+    whole, _ = new_model()
+    heads, fonts = weights.take_reader(whole), stroke_fonts()
+    seen = easel.Easel(whole.encoder, fonts)(easel.draft(Random(7), 24, 4, "test", fonts))
+    found = perceive.Reader(whole, heads).examined(seen)
+    told = {name: found[name] for name in HEADS}
+    assert min(told.values()) > 0.95 and sum(told.values()) / len(told) > 0.985, told
 
 
 def test_the_whole_model_fits():

@@ -16,7 +16,7 @@ from .bank import paint_bank
 from .perceive import perceive
 from .reading import Heads
 from .recall import LEVELS, examine, recall
-from .weights import new_model, open_model, write_model
+from .weights import new_model, open_model, take_reader, write_model
 
 HEADS = "heads.safetensors"  # stage 0a's alone
 STAGES = ("0a", "0b")
@@ -30,7 +30,13 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("stage", choices=STAGES, help="0a: the encoder reads cards; 0b: the LLM finds them")
     add("--seconds", type=float, required=True, metavar="N", help="how long to train")
-    add("--from", dest="source", type=Path, metavar="DIR", help="a folder that --out was (none)")
+    add(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="a folder that --out was (0b: the encoder at hand)",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="weights, notes and curves")
     add("--seed", type=int, default=0, help="of weights and data (0)")
     add("--peak", type=float, help="highest rate (1e-3)")
@@ -65,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.source is None:
         model, processor = new_model(args.seed, device, dtype)
         notes: dict[str, Any] = {}
+        if args.stage == "0b":
+            take_reader(model)
     else:
         model, processor, notes = open_model(args.source, device, dtype)
     args.out.mkdir(parents=True, exist_ok=True)

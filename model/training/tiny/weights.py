@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from hico.model.load import PUBLISHED, load_model
 
+from .reading import Heads
 from .sizes import CONFIG
 from .tokenizer import replace_text, train_tokenizer, write_tokenizer
 
 NOTES = "training.json"
+READER = Path(__file__).with_name("reader.safetensors")  # what stage 0a came to
 LARGEST = 15 << 20  # bytes of the weights, in bf16
 
 
@@ -58,6 +61,16 @@ def _redraw(model: Any) -> None:
             if weight.ndim > 1:
                 adds = name.endswith(("o_proj.weight", "down_proj.weight"))
                 torch.nn.init.normal_(weight, std=deviation / often**0.5 if adds else deviation)
+
+
+def take_reader(model: Any) -> Heads:
+    """Puts the encoder that stage 0a came to in place of the model's own; its heads beside it."""
+    state = load_file(READER)
+    heads = Heads(model.encoder.channels)
+    for part, name in ((model.encoder, "encoder."), (heads, "heads.")):
+        own = {k.removeprefix(name): one for k, one in state.items() if k.startswith(name)}
+        part.load_state_dict(own)
+    return heads
 
 
 def open_model(folder: Any, device: Any = None, dtype: Any = None) -> tuple[Any, Any, dict]:
