@@ -138,7 +138,7 @@ class Seeing:
         seen = entries(
             pixel_values_videos, encoder.num_frames, encoder.image_size, modalities, image_grids
         )
-        tokens = (self._merged(entry.frames) for entry in seen)
+        tokens = _together(self._merged, [entry.frames for entry in seen])
         return [
             image_features(t, entry.grid, self._flat) for t, entry in zip(tokens, seen, strict=True)
         ]
@@ -189,6 +189,17 @@ class Seeing:
                 f"the prompt has {length} tokens, the model was made for {longest}: nothing is cut "
                 "off, but answers may suffer (rope_scaling or dropout of visual tokens may help)"
             )
+
+
+def _together(encode: Callable[[Tensor], Tensor], frames: Sequence[Tensor]) -> list[Tensor]:
+    """encode of each [B, T, ...]; those of one T in one go, as a few clips leave a GPU waiting."""
+    found: dict[int, Tensor] = {}
+    kinds = [(one.shape[1], one.device) for one in frames]
+    for kind in dict.fromkeys(kinds):
+        alike = [i for i, other in enumerate(kinds) if other == kind]
+        whole = encode(torch.cat([frames[i] for i in alike]) if alike[1:] else frames[alike[0]])
+        found |= zip(alike, whole.split([len(frames[i]) for i in alike]), strict=True)
+    return [found[i] for i in range(len(frames))]
 
 
 def has_images(input_ids: Tensor | None) -> bool:
