@@ -7,6 +7,26 @@ from hico.model.training.tiny.bank import Bank, decks_of, draw_worlds
 from hico.model.training.tiny.sizes import CONFIG
 from hico.model.training.worlds.cards import COLOURS, SHAPES, WORDS
 
+# sizes of new_model, hardly any
+SMALL = {
+    "vision_config": {
+        "image_size": 32,
+        "patch_size": 4,
+        "num_frames": 4,
+        "hidden_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 5,
+    },
+    "mm_hidden_size": 40,
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "llm_compress_layer_list": [1],
+    "llm_image_token_ratio_list": [1.0, 0.5],
+}
+
 
 def tables(channels, generator):
     """Random vectors of all that cards may show."""

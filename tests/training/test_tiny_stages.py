@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import torch
-from tiny_helpers import invented_bank, small_model
+from tiny_helpers import SMALL, invented_bank, small_model
 
 from hico.model import VideoChatFlashForConditionalGeneration
 from hico.model.load import load_model
@@ -19,25 +19,6 @@ from hico.model.training.tiny.reading import HEADS
 from hico.model.training.tiny.recall import LEVELS, recall
 from hico.model.training.tiny.weights import new_model, open_model, write_model
 from hico.model.training.worlds.fonts import stroke_fonts
-
-SMALL = {
-    "vision_config": {
-        "image_size": 32,
-        "patch_size": 4,
-        "num_frames": 4,
-        "hidden_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 5,
-    },
-    "mm_hidden_size": 40,
-    "hidden_size": 64,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "num_hidden_layers": 2,
-    "intermediate_size": 64,
-    "llm_compress_layer_list": [1],
-    "llm_image_token_ratio_list": [1.0, 0.5],
-}
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Stages 0a and 0b of hico-tiny, each from weights to weights in as many seconds as are given."""
+"""The stages of hico-tiny, each from weights to weights in as many seconds as are given."""
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from .recall import LEVELS, examine, recall
 from .weights import new_model, open_model, take_reader, write_model
 
 HEADS = "heads.safetensors"  # stage 0a's alone
-STAGES = ("0a", "0b")
+STAGES = ("0a", "0b", "1", "2", "3", "4")
+WORKERS = 8  # of stage 0; the others say it themselves
+TOLD = "0a: the encoder reads cards; 0b: the LLM finds them; 1 to 4: as published, see stages/"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m hico.model.training.tiny", description=__doc__, allow_abbrev=False
     )
     add = found.add_argument
-    add("stage", choices=STAGES, help="0a: the encoder reads cards; 0b: the LLM finds them")
+    add("stage", choices=STAGES, help=TOLD)
     add("--seconds", type=float, required=True, metavar="N", help="how long to train")
     add(
         "--from",
@@ -39,10 +41,16 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, required=True, metavar="DIR", help="weights, notes and curves")
     add("--seed", type=int, default=0, help="of weights and data (0)")
-    add("--peak", type=float, help="highest rate (1e-3)")
+    add("--peak", type=float, help="highest rate (1e-3; of 1 to 4, the stage's own)")
     add("--device", help="cuda or cpu (the GPU where there is one)")
-    add("--workers", type=int, default=8, metavar="N", help="processes that draw ahead (8)")
-    add("--set", type=json.loads, default={}, metavar="JSON", help="other arguments of the stage")
+    add("--workers", type=int, metavar="N", help="processes that draw ahead (8; the stage's own)")
+    add(
+        "--set",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='other arguments of the stage, such as {"tune.llm": 1e-4} in 1 to 4',
+    )
     bank = found.add_argument_group("0b: the bank of clips")
     bank.add_argument("--worlds", type=int, default=1200, help="about 40 cards each (1200)")
     bank.add_argument("--hay", type=int, default=8000, help="clips of haystack (8000)")
@@ -67,6 +75,23 @@ def main(argv: list[str] | None = None) -> int:
     if not args.seconds > 0:
         raise ValueError(f"seconds: expected more than 0, got {args.seconds}")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def tell(record: dict[str, Any]) -> None:
+        line = json.dumps(record)
+        with (args.out / f"curve-{args.stage}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        print(line, flush=True)
+
+    begin = _from_nothing if args.stage in ("0a", "0b") else _tuned
+    model, processor, notes = begin(args, device, tell)
+    notes.setdefault("runs", []).append({"stage": args.stage, "seconds": args.seconds})
+    write_model(model, processor, args.out, notes)
+    print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
+    return 0
+
+
+def _from_nothing(args: argparse.Namespace, device: str, tell: Callable) -> Any:
+    """(model, processor, notes) of stage 0a or 0b."""
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     if args.source is None:
         model, processor = new_model(args.seed, device, dtype)
@@ -76,17 +101,27 @@ def main(argv: list[str] | None = None) -> int:
     else:
         model, processor, notes = open_model(args.source, device, dtype)
     args.out.mkdir(parents=True, exist_ok=True)
+    args.workers = WORKERS if args.workers is None else args.workers
     stage = _perceive if args.stage == "0a" else _recall
-    with (args.out / f"curve-{args.stage}.jsonl").open("a", encoding="utf-8") as file:
-        for record in stage(model, processor, notes, args):
-            line = json.dumps(record)
-            file.write(f"{line}\n")
-            file.flush()
-            print(line, flush=True)
-    notes.setdefault("runs", []).append({"stage": args.stage, "seconds": args.seconds})
-    write_model(model, processor, args.out, notes)
-    print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
-    return 0
+    for record in stage(model, processor, notes, args):
+        tell(record)
+    return model, processor, notes
+
+
+def _tuned(args: argparse.Namespace, device: str, tell: Callable) -> Any:
+    """(model, processor, notes) of stage 1, 2, 3 or 4."""
+    from .tune import stage_of, tune
+
+    if args.source is None:
+        raise ValueError(f"--from: expected a folder of the stage before {args.stage}, got none")
+    notes = open_model(args.source, "cpu")[2]
+    own: dict[str, Any] = {"seed": args.seed, "model": str(args.source), "output": str(args.out)}
+    if args.workers is not None:
+        own["workers"] = args.workers
+    if device == "cpu":
+        own |= {"device": "cpu", "precision": "fp32"}
+    stage = stage_of(args.stage, own | args.set, args.peak)
+    return *tune(stage, args.seconds, tell), notes
 
 
 def _perceive(
