@@ -171,6 +171,33 @@ def test_passes(staged):
     assert seeded != next(iter(passes))[WORLDS]
 
 
+LONG = {"frames": 64, "density": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("entry", "answers"),
+    [
+        ({"world": "needle", "form": "mixed", "questions": 8} | LONG, 8),
+        ({"world": "needle", "form": "describe", "questions": 8} | LONG, 1),
+        ({"world": "multihop", "form": "mixed", "questions": 4} | LONG, 4),
+        ({"world": "multihop", "form": "steps", "questions": 3} | LONG, 3),
+        ({"world": "ordering", "form": "mixed", "questions": 2} | LONG, 1),
+    ],
+)
+def test_a_video_is_asked_as_often_as_it_may(staged, entry, answers):
+    """Each card or chain once, whoever asks; all of them in every video of the entry."""
+    processor = new_model(**SMALL)[1]
+    stage = staged(entries=[entry], max_frames=64, max_length=4096)
+    part = Passes(stage, processor).parts[0]
+    for number in range(4):
+        sample = part.numbered(number)
+        assert int((sample["labels"] == processor.tokenizer.eos_token_id).sum()) == answers
+        text = processor.tokenizer.decode(sample["input_ids"].clamp(min=0))
+        asked = [turn.split("\nOptions")[0] for turn in text.split("Find the frame of ")[1:]]
+        assert len(set(asked)) == len(asked)
+    assert torch.equal(part.numbered(3)["input_ids"], sample["input_ids"])
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [

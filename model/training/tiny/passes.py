@@ -1,6 +1,7 @@
 """What a stage of hico-tiny is shown: worlds of one kind a pass, painted where the model is."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,18 @@ from hico.model.training.worlds.natural import NaturalHaystack
 from hico.model.training.worlds.painting import frames_at_once
 from hico.model.training.worlds.world import CLIP, World
 
+from .asking import ask_chain, ask_one, chains_of
+from .bank import Deck
+
 NUMBERS = 1 << 32  # worlds of an entry
 WORLDS = "worlds"  # of a pass
+# kind and form of an entry -> forms of the questions that are added to its own
+FORMS = {
+    ("needle", "mixed"): ("options", "free", "describe"),
+    ("needle", "free"): ("free",),
+    ("multihop", "mixed"): ("options", "free", "steps"),
+    ("multihop", "steps"): ("steps",),
+}
 
 
 class Unpainted(WorldDataset):
@@ -34,10 +45,33 @@ class Unpainted(WorldDataset):
     def numbered(self, number: int) -> dict[str, Any]:
         """Sample of world `number`, below NUMBERS, whatever the epoch."""
         world = self.spec.make(number)
-        sample = self._sample(world, self.spec.said(number, world))
+        sample = self._sample(world, [*self.spec.said(number, world), *self._more(number, world)])
         begin = header(self.tokenizer, self.options.template)
         told = answers_of(sample["labels"], begin, self.tokenizer.eos_token_id)
         return sample | {"labels": told, "world": world}
+
+    def _more(self, number: int, world: World) -> list[tuple[str, str]]:
+        """Questions in stage 0's words, of needles and chains that the world does not ask for.
+
+        A world leaves alone what its options show; here an option may be the answer of another
+        turn. So a video of 1,000 frames is asked 32 times, and not 8.
+        """
+        forms = FORMS.get((world.kind, self.spec.form))
+        if forms is None:
+            return []
+        cards = [one.card for one in world.placements]
+        asked = {cards[i] for question in world.questions for i in question.needles}
+        rng = np.random.default_rng([self.spec.seed, number, 3])
+        if world.kind == "needle":
+            left = [i for i, card in enumerate(cards) if card not in asked]
+            ask = partial(ask_one, rng, cards)
+        else:
+            chains = chains_of(Deck(tuple(cards), 0, 1))
+            left = [i for i, chain in enumerate(chains) if asked.isdisjoint(chain)]
+            ask = partial(ask_chain, rng, chains)
+        some = rng.permutation(left)[: self.spec.questions - len(world.questions)].tolist()
+        turns = [ask(at, forms[rng.integers(len(forms))], self.spec.split) for at in some]
+        return [(turn.ask, turn.answer) for turn in turns]
 
 
 def answers_of(labels: Tensor, header: Sequence[int], end: int) -> Tensor:
