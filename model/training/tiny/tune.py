@@ -57,8 +57,9 @@ def tune(stage: StageSettings, seconds: float, tell: Tell) -> tuple[Any, Any]:
     """(model, processor) after so many seconds of a stage, its start included.
 
     As `hico train`, but: worlds are painted where the model is, passes are alike in frames and each
-    is a step, and the schedule follows the clock: warm-up in the stage's share of the time, then
-    half a cosine to a hundredth of the rates.
+    is a step, only answers are learned (see Passes), and the schedule follows the clock: warm-up in
+    the stage's share of the time, then half a cosine to a hundredth of the rates. Nothing but
+    weights goes on to the next run, whose warm-up is there for that.
 
     Args:
         stage: with the folder to start from as `model`, and an `output` that nothing is left in.
@@ -115,6 +116,7 @@ class Clock(TrainerCallback):
             self.first, took = now, 0.0
         # another step as long would not fit
         control.should_training_stop = now + took > self.end
+        control.should_log |= control.should_training_stop
         # what grows with the steps, such as gaps between positions, is to grow with the time
         steps = math.ceil(state.global_step / max(self.share, 1 / ENDLESS))
         state.max_steps = max(state.global_step + 2, steps)
