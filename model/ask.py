@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .options import add_model_options, add_reading_options, check_frames, model_of
+from .options import add_model_options, add_reading_options, check_frames, is_random, model_of
 
 ANSWER, RANDOM_ANSWER = 1024, 32  # tokens at most; random weights never end an answer
 # what would move a terminal's cursor or change its colours
@@ -67,7 +67,7 @@ def open_session(args: argparse.Namespace) -> Any:
     """
     check_frames(args.frames)
     if args.max_new_tokens is None:
-        args.max_new_tokens = RANDOM_ANSWER if args.model is None else ANSWER
+        args.max_new_tokens = RANDOM_ANSWER if is_random(args.model) else ANSWER
     if args.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens: expected at least 1, got {args.max_new_tokens}")
     if not args.video.exists():
@@ -127,7 +127,7 @@ def figures(session: Any, args: argparse.Namespace) -> dict[str, Any]:
     """What --json prints beside the answer."""
     return {
         "model": args.model,
-        "random_weights": args.model is None,
+        "random_weights": is_random(args.model),
         "patches": patches(session),
         "tokens": session.tokens,
         "dropout_layers": list(session.dropout.layers),

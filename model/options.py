@@ -15,6 +15,7 @@ RANDOM = (
     "The model's weights are random (no trained ones ship yet): its answers mean nothing. "
     "Name a trained one with --model."
 )
+RANDOM_NAME = "random:"  # then a size, as in hico.model.load.random_model
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -31,8 +32,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         metavar="ID_OR_PATH",
-        help="a folder of an official VideoChat-Flash model or an id of the Hugging Face Hub "
-        "(default: a tiny one with random weights)",
+        help="a folder of an official VideoChat-Flash model, an id of the Hugging Face Hub, or "
+        "random:SIZE: demo, 1.5b or 7b (default: random:demo)",
     )
     add(
         "--dropout",
@@ -75,20 +76,30 @@ def check_frames(count: int) -> int:
     return count
 
 
+def is_random(name: str | None) -> bool:
+    """Whether a --model has random weights.
+
+    >>> is_random("random:7b"), is_random("owner/name")
+    (True, False)
+    """
+    return name is None or name.startswith(RANDOM_NAME)
+
+
 def model_of(args: argparse.Namespace) -> tuple[Any, Any, DropoutSettings | None]:
     """The model, its processor and what it drops; says so on stderr if its weights are random.
 
     Raises:
-        ValueError, OSError: as load_model, or a dropout that does not fit the model.
+        ValueError, OSError: as load_model and random_model, or a dropout that does not fit.
     """
     from .load import load_model, random_model
     from .settings import DropoutSettings
 
     dropout = None if args.dropout is None else DropoutSettings.parse(args.dropout)
     dtype = None if args.dtype is None else DTYPES[args.dtype]
-    if args.model is None:
+    if is_random(args.model):
         print(RANDOM, file=sys.stderr)
-        model, processor = random_model(device=args.device, dtype=dtype)
+        size = (args.model or "demo").removeprefix(RANDOM_NAME)
+        model, processor = random_model(size, device=args.device, dtype=dtype)
     else:
         model, processor = load_model(args.model, args.device, dtype)
     depth = model.config.num_hidden_layers

@@ -21,6 +21,7 @@ from .options import (
     add_model_options,
     add_reading_options,
     check_frames,
+    is_random,
     model_of,
     usual_dropout,
 )
@@ -132,7 +133,7 @@ def look(model: Any, processor: Any, dropout: Any, args: argparse.Namespace, sho
     return Seen(
         title=args.video.name,
         question=f"Q: {args.question}",
-        note=RANDOM if args.model is None else "",
+        note=RANDOM if is_random(args.model) else "",
         frames=torch.stack(pictures).unflatten(0, (len(clips), -1)),
         seconds=times[clips],
         clips=clips,

@@ -17,7 +17,8 @@ from hico.model.stats import Stage
 pytest.importorskip("av")
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 
-SMALL = [str(SHIPPED), "--frames", "4", "--max-new-tokens", "6", "--device", "cpu"]
+RANDOM = ["--device", "cpu", "--model", "random:demo"]
+SMALL = [str(SHIPPED), "--frames", "4", "--max-new-tokens", "6", *RANDOM]
 
 
 def hico(*words):
@@ -52,7 +53,7 @@ def test_json_holds_the_same_answer(capsys):
     answer = capsys.readouterr().out.strip()
     assert hico("ask", *SMALL, "What?", "--json", "--dropout", "2:0.5") == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["random_weights"] and said["model"] is None and said["question"] == "What?"
+    assert said["random_weights"] and said["model"] == "random:demo" and said["question"] == "What?"
     assert said["patches"] == 784 and said["tokens"] == [64, 32]
     assert said["dropout_layers"] == [2] and said["stages"][0]["tokens"] == 4
     assert said["answer"] == answer
@@ -70,7 +71,7 @@ def test_a_model_by_its_folder(tmp_path, capsys):
 def test_an_image(tmp_path, capsys):
     Image = pytest.importorskip("PIL.Image")
     Image.new("RGB", (300, 224), (200, 30, 30)).save(tmp_path / "red.png")
-    words = ["--max-new-tokens", "4", "--device", "cpu", "--stats"]
+    words = ["--max-new-tokens", "4", *RANDOM, "--stats"]
     assert hico("ask", tmp_path / "red.png", "Which colour?", *words) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1 and "1 image" in err
@@ -87,10 +88,14 @@ def test_an_image(tmp_path, capsys):
         ([SHIPPED, "What?", "--frames", "0"], "--frames: expected a multiple of 4, got 0"),
         ([SHIPPED, "What?", "--max-new-tokens", "0"], "--max-new-tokens: expected at least 1"),
         ([SHIPPED, "What?", "--dropout", "often"], "expected LAYER:RATIO,LAYER:RATIO"),
-        ([SHIPPED, "What?", "--dropout", "9:0.5"], "--dropout: expected layers from 1 to 6"),
+        (
+            [SHIPPED, "What?", "--dropout", "9:0.5", *RANDOM],
+            "--dropout: expected layers from 1 to 6",
+        ),
+        ([SHIPPED, "What?", "--model", "random:3b"], "expected one of demo, 1.5b, 7b, got '3b'"),
         ([SHIPPED, "What?", "--model", "./gone"], "./gone: expected a folder of a model"),
-        ([SHIPPED, "What?", "--start", "9", "--device", "cpu"], "below the video's 8.00 s"),
-        ([SHIPPED, "<image>", "--frames", "4", "--device", "cpu"], "expected no <image>"),
+        ([SHIPPED, "What?", "--start", "9", *RANDOM], "below the video's 8.00 s"),
+        ([SHIPPED, "<image>", "--frames", "4", *RANDOM], "expected no <image>"),
     ],
 )
 def test_wrong_words_are_one_line(capsys, tmp_path, monkeypatch, words, message):

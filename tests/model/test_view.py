@@ -23,7 +23,7 @@ pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 
-WORDS = ["--frames", "16", "--device", "cpu"]
+WORDS = ["--frames", "16", "--device", "cpu", "--model", "random:demo"]
 
 
 def hico(*words):
