@@ -1,4 +1,4 @@
-"""A model and its processor: from a folder, from the Hub, or with random weights."""
+"""A model and its processor: the one that ships, from a folder or the Hub, or random."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 
 from ._tower import image_size
 
+SHIPPED = Path(__file__).parent / "data" / "hico-tiny"
+WEIGHTS = "model.safetensors"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -76,8 +78,24 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+def shipped() -> Path:
+    """The folder of hico-tiny, the trained model that is part of the package.
+
+    Its README.md says what it can do. It holds safetensors and JSON alone.
+
+    Raises:
+        FileNotFoundError: its weights are not there, as in a checkout without them.
+    """
+    if not (SHIPPED / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"hico-tiny: no {WEIGHTS} in {SHIPPED}, where the trained model of this package "
+            "belongs; name another model, or random:demo for random weights"
+        )
+    return SHIPPED
+
+
 def load_model(
-    id_or_path: str | os.PathLike[str],
+    id_or_path: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Any, Any]:
@@ -87,17 +105,18 @@ def load_model(
     cache without a network.
 
     Args:
-        id_or_path: a folder with config.json, weights and a tokenizer, or "owner/name".
+        id_or_path: a folder with config.json, weights and a tokenizer, or "owner/name"; None =
+            hico-tiny, see `shipped`.
         device: None = the GPU where there is one.
         dtype: None = bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
-        FileNotFoundError: no such folder, or no tokenizer in it.
+        FileNotFoundError: no such folder, or no weights or tokenizer in it.
         ValueError: not the config of a VideoChat-Flash model, or weights that do not fit it.
         OSError: an id that can't be fetched.
     """
     device, dtype = _where(device, dtype)
-    folder = Path(id_or_path).expanduser()
+    folder = shipped() if id_or_path is None else Path(id_or_path).expanduser()
     if folder.exists():
         _check_folder(folder)
         source = str(folder)

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-from hico.model import VideoChatFlashConfig
-from hico.model.load import SIZES, byte_tokenizer, load_model, random_model
+from hico.model import VideoChatFlashConfig, load
+from hico.model.load import SIZES, byte_tokenizer, load_model, random_model, shipped
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 
@@ -96,6 +96,21 @@ def test_names_that_are_no_model(tmp_path, monkeypatch):
             load_model(name)
     with pytest.raises(ValueError, match="size: expected one of demo, 1.5b, 7b, got '3b'"):
         random_model("3b")
+
+
+def test_no_name_is_the_model_that_ships(saved, monkeypatch):
+    folder, model = saved
+    monkeypatch.setattr(load, "SHIPPED", folder)
+    found, _ = load_model(device="cpu")
+    assert shipped() == folder
+    assert all(map(torch.equal, found.state_dict().values(), model.state_dict().values()))
+
+
+def test_a_package_without_its_weights_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "SHIPPED", tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"hico-tiny: no model\.safetensors in .*random:"):
+        load_model()
 
 
 def test_without_a_network_an_id_is_one_clear_line(monkeypatch):
