@@ -4,7 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hico.bench import merge, model, quality, reading, realtext, report, retain, training, worlds
+from hico.bench import (
+    files,
+    merge,
+    model,
+    quality,
+    reading,
+    realtext,
+    report,
+    retain,
+    training,
+    worlds,
+)
 
 COMMANDS = {
     "merge": (merge, "time merge_tokens and its relatives against eager and compiled PyTorch"),
@@ -15,6 +26,7 @@ COMMANDS = {
     "realtext": (realtext, "answers over long real text, half of its rows dropped: needs weights"),
     "worlds": (worlds, "what the synthetic worlds give away: blind, a frame, 64, histograms"),
     "quality": (quality, "what compression costs in accuracy: methods and models side by side"),
+    "files": (files, "ask about video files as `hico ask` does, and count what is right"),
     "report": (report, "print the markdown tables of the newest rows"),
 }
 

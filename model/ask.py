@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     session = open_session(args)
     pieces = session.stream(args.question, max_new_tokens=args.max_new_tokens)
     if args.json:
-        answer = "".join(pieces).strip()
+        answer = whole(pieces)
         print(json.dumps({"question": args.question, "answer": answer} | figures(session, args)))
     else:
         write(pieces)
@@ -59,8 +59,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_session(args: argparse.Namespace) -> Any:
+def open_session(args: argparse.Namespace, opened: Any = None) -> Any:
     """The VideoSession that the arguments ask for; says on stderr what was read.
+
+    Args:
+        opened: what model_of gave for the same arguments, None = it is called now.
 
     Raises:
         ValueError, OSError: as `run`; a missing file before any model is loaded.
@@ -72,7 +75,7 @@ def open_session(args: argparse.Namespace) -> Any:
         raise ValueError(f"--max-new-tokens: expected at least 1, got {args.max_new_tokens}")
     if not args.video.exists():
         raise FileNotFoundError(f"{args.video}: no such file or folder")
-    model, processor, dropout = model_of(args)
+    model, processor, dropout = model_of(args) if opened is None else opened
     from .session import VideoSession
 
     session = VideoSession.open(
@@ -91,6 +94,11 @@ def open_session(args: argparse.Namespace) -> Any:
     took = ", ".join(f"{name} {spent[name].seconds:.1f} s" for name in ("reading", "encoding"))
     print(f"{what}, {session.tokens[0]:,} tokens: {took}", file=sys.stderr)
     return session
+
+
+def whole(pieces: Iterable[str]) -> str:
+    """The answer in one, without the white space at its ends."""
+    return "".join(pieces).strip()
 
 
 def write(pieces: Iterable[str]) -> str:
