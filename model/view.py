@@ -107,8 +107,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 @torch.inference_mode()
-def look(model: Any, processor: Any, dropout: Any, args: argparse.Namespace, shown: int) -> Seen:
-    """Run the model on the video up to its answer's first token, and note what went where."""
+def look(
+    model: Any,
+    processor: Any,
+    dropout: Any,
+    args: argparse.Namespace,
+    shown: int | Sequence[int],
+) -> Seen:
+    """Run the model on the video up to its answer's first token, and note what went where.
+
+    Args:
+        shown: clips to keep frames and merges of, by number, or how many, evenly spread.
+    """
     from .video import open_video
 
     size = model.encoder.image_size
@@ -119,7 +129,7 @@ def look(model: Any, processor: Any, dropout: Any, args: argparse.Namespace, sho
         visual, merged = encode(model, video.stream(chosen.tolist(), size), len(chosen))
         times = video.seconds[chosen].unflatten(0, (-1, model.encoder.num_frames))
         total = len(times)
-        clips = _spread(total, shown)
+        clips = _spread(total, shown) if isinstance(shown, int) else list(shown)
         scale = min(1.0, SHOWN / min(video.size))
         height, width = (max(1, round(side * scale)) for side in video.size)
         drawn = chosen.view(times.shape)[clips].flatten().tolist()
