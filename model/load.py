@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +136,8 @@ def load_model(
         if not folder.exists():
             _check_hub(source)
         processor = VideoChatFlashProcessor.from_pretrained(source)
-        model = VideoChatFlashForConditionalGeneration.from_pretrained(source, dtype=dtype)
+        with _bars(sys.stderr.isatty() and id_or_path is not None):
+            model = VideoChatFlashForConditionalGeneration.from_pretrained(source, dtype=dtype)
     except OSError as error:
         if folder.exists():
             raise
@@ -222,6 +226,21 @@ def _where(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: expected cpu, as there is no CUDA GPU, got {device}")
     return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+@contextmanager
+def _bars(wanted: bool) -> Iterator[None]:
+    """With transformers' bars or without: hico-tiny is loaded too soon for one."""
+    from transformers.utils import logging as bars
+
+    if wanted or not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
 
 
 def _check_folder(folder: Path) -> None:

@@ -106,6 +106,13 @@ def test_no_name_is_the_model_that_ships(saved, monkeypatch):
     assert all(map(torch.equal, found.state_dict().values(), model.state_dict().values()))
 
 
+def test_a_log_gets_no_bars(saved, capsys):
+    from transformers.utils import logging as bars
+
+    load_model(saved[0], device="cpu")
+    assert capsys.readouterr().err == "" and bars.is_progress_bar_enabled()
+
+
 def test_a_package_without_its_weights_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "SHIPPED", tmp_path)
     (tmp_path / "config.json").write_text("{}")
