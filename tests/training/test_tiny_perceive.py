@@ -80,6 +80,23 @@ def test_of_one_side_the_other_is_not_asked(side, seen):
     assert np.array_equal(alone[:, NAMES.index(seen)], both[:, NAMES.index(seen)])
 
 
+def test_cards_come_late_or_leave_early():
+    rng = random.Random(0)
+    drawn = [random_sides(rng, 4) for _ in range(400)]
+    part = [sides for sides in drawn if "" in sides]
+    assert 70 < len(part) < 130
+    for sides in part:
+        there = [i for i, side in enumerate(sides) if side]
+        assert there and there == list(range(there[0], there[-1] + 1))
+        assert there[0] == 0 or there[-1] == 3
+    told = targets(
+        lessons("test", 3), [("front", "", "", ""), ("", "", "back", "back"), ("", "both")]
+    )
+    assert (told[0, [NAMES.index("tens"), NAMES.index("word")]] == NO).tolist() == [True, False]
+    assert (told[1, [NAMES.index("tens"), NAMES.index("word")]] == NO).tolist() == [False, True]
+    assert told[2, NAMES.index("tens")] != NO and told[2, NAMES.index("word")] != NO
+
+
 def test_no_lesson_tells_which_words_are_for_tests():
     """Where shape and colour are known, of training's combinations, the word is not asked."""
     given = lessons("train")
@@ -117,6 +134,13 @@ def test_shapes_and_ways_stand_where_they_are():
     assert set(back[0, 1].unique().tolist()) == {0, 4, 5}
 
 
+def painted(easel, count, frames, split="test", seed=3):
+    """Cards, where there is none black frames."""
+    size = easel.size
+    hay = torch.zeros(count, frames, size, size, 3, dtype=torch.uint8)
+    return easel(draft(random.Random(seed), count, frames, split, stroke_fonts()), hay)
+
+
 @pytest.fixture(scope="module")
 def model():
     return small_model()
@@ -125,20 +149,24 @@ def model():
 def test_drafts_are_painted_like_cards(model):
     """From numbers in one tensor come the very pixels of render_cards."""
     fonts, rng = stroke_fonts(), random.Random(3)
-    seen = Easel(model.encoder, fonts)(draft(random.Random(3), 6, 4, "test", fonts))
+    seen = painted(Easel(model.encoder, fonts), 6, 4)
     cards = [random_lesson(rng, "test").card for _ in range(6)]
     styles = [random_style(rng, "test", fonts) for _ in range(6)]
     sides = [random_sides(rng, 4) for _ in range(6)]
     size = model.encoder.image_size
-    assert torch.equal(seen.clips, render_cards(cards, styles, size, side=sides))
+    whole = render_cards(cards, styles, size, side=[[side or "both" for side in s] for s in sides])
+    shown = torch.tensor([[bool(side) for side in s] for s in sides])
+    assert 0 < (~shown).sum() < 12 and torch.equal(seen.clips[shown], whole[shown])
+    cells = seen.cells.unflatten(1, (4, -1))
+    assert not seen.clips[~shown].any() and not cells[~shown].any() and cells[shown].any()
     assert seen.cells.shape == (6, 4 * (size // model.encoder.patch_size) ** 2, 4, 3)
     assert seen.cells.dtype == torch.uint8
 
 
 def test_cells_lie_in_their_patches(model):
     """The four cells of a patch, rows of patches after each other, as the encoder has them."""
-    fonts, easel = stroke_fonts(), Easel(model.encoder, stroke_fonts())
-    found = easel(draft(random.Random(3), 1, 1, "test", fonts)).cells[0]
+    fonts = stroke_fonts()
+    found = painted(Easel(model.encoder, fonts), 1, 1).cells[0]
     grid = model.encoder.image_size // model.encoder.patch_size
     rng = random.Random(3)
     card, style = random_lesson(rng, "test").card, random_style(rng, "test", fonts)
@@ -215,9 +243,8 @@ def test_cells_that_show_something_weigh_as_much_as_all_others():
 def test_words_that_are_not_asked_leave_no_trace(model):
     """Of a card whose word is not asked, no letter's cell has a gradient either."""
     torch.manual_seed(0)
-    fonts = stroke_fonts()
     reader = Reader(model, Heads(model.encoder.channels))
-    seen = Easel(model.encoder, fonts)(draft(random.Random(3), 8, 1, "test", fonts))
+    seen = painted(Easel(model.encoder, stroke_fonts()), 8, 1)
     told = seen.told.clone()
     told[:, [NAMES.index(name) for name in SPELT]] = NO
     spelt, silent = (reader.losses(seen.clips, one, seen.cells) for one in (seen.told, told))

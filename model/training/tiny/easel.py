@@ -31,13 +31,17 @@ TEST = 1 << 20  # seed of the haystack that training never sees
 
 
 class Draft(NamedTuple):
-    """Clips to be painted: float32 [n * T, K], see `fields`, and targets, int64 [n, heads].
+    """Clips to be painted, in few tensors, as each takes its time from process to process.
 
-    Few tensors, as each takes its time from process to process.
+    Attributes:
+        packed: float32 [n * T, K], see `fields`.
+        told: int64 [n, heads], targets.
+        shown: bool [n, T], the frames with the card; the others are to be of haystack.
     """
 
     packed: Tensor
     told: Tensor
+    shown: Tensor
 
 
 class Seen(NamedTuple):
@@ -63,18 +67,18 @@ class Field(NamedTuple):
 
 def draft(rng: random.Random, count: int, frames: int, split: str, fonts: FontSet) -> Draft:
     """So many random cards of a split."""
-    numbers, told = _planned(rng, count, frames, split, fonts)
+    numbers, told, shown = _planned(rng, count, frames, split, fonts)
     parts = [one.float().reshape(len(one), -1) for _, one in sorted(numbers.items())]
-    return Draft(torch.cat(parts, 1), told)
+    return Draft(torch.cat(parts, 1), told, shown)
 
 
 def _planned(
     rng: random.Random, count: int, frames: int, split: str, fonts: FontSet
-) -> tuple[Numbers, Tensor]:
+) -> tuple[Numbers, Tensor, Tensor]:
     lessons = [random_lesson(rng, split) for _ in range(count)]
     styles = [random_style(rng, split, fonts) for _ in range(count)]
     sides = [random_sides(rng, frames) for _ in range(count)]
-    numbers = np.array([[SIDES.index(side) for side in each] for each in sides])
+    numbers = np.array([[SIDES.index(side or "both") for side in each] for each in sides])
     planned = dict(plan([one.card for one in lessons], styles, numbers, True, fonts))
     _discolour(planned, [i for i, one in enumerate(lessons) if one.odd], rng)
     seeds, times = (planned.pop(name).reshape(-1) for name in ("behind", "time"))
@@ -82,7 +86,8 @@ def _planned(
     scenes = scene_numbers(seeds, times, cpu)
     whole = on_device(planned, slice(None), cpu)
     told = torch.from_numpy(targets(lessons, sides))
-    return whole | {f"{BEHIND}{name}": one for name, one in scenes.items()}, told
+    shown = torch.tensor([[bool(side) for side in each] for each in sides])
+    return whole | {f"{BEHIND}{name}": one for name, one in scenes.items()}, told, shown
 
 
 def _discolour(planned: Plan, rows: list[int], rng: random.Random) -> None:
@@ -102,7 +107,7 @@ def _discolour(planned: Plan, rows: list[int], rng: random.Random) -> None:
 
 def fields() -> list[Field]:
     """What lies one after the other in `Draft.packed`."""
-    numbers, _ = _planned(random.Random(0), 1, 1, "train", stroke_fonts())
+    numbers, *_ = _planned(random.Random(0), 1, 1, "train", stroke_fonts())
     return [
         Field(name, tuple(one.shape[1:]), not one.is_floating_point())
         for name, one in sorted(numbers.items())
@@ -161,12 +166,14 @@ class Easel:
         self.run = torch.compile(paint, dynamic=False) if compiled else paint
 
     @torch.no_grad()
-    def __call__(self, draft: Draft) -> Seen:
+    def __call__(self, draft: Draft, hay: Tensor) -> Seen:
+        """Paints them; hay: uint8 [n, T, S, S, 3], whose frames are seen where no card is."""
         packed = draft.packed.to(self.device, non_blocking=True)
         frames, cells = self.run(packed, self.fields, self.seen, self.size, self.cells)
-        count = len(draft.told)
-        clips = frames.unflatten(0, (count, -1))
-        return Seen(clips, draft.told.to(self.device), cells.reshape(count, -1, SIDE**2, 3))
+        shown = draft.shown.to(self.device, non_blocking=True)
+        clips = torch.where(shown[..., None, None, None], frames.view_as(hay), hay)
+        there = cells.unflatten(0, shown.shape) * shown[..., None, None, None]
+        return Seen(clips, draft.told.to(self.device, non_blocking=True), there.flatten(1, 2))
 
     def haystack(self, rng: random.Random, count: int, frames: int, split: str) -> Seen:
         """Clips without a card."""

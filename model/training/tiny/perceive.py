@@ -113,10 +113,10 @@ def perceive(
     count = max(1, painted // frames)
     drafts = iter(Drafts(count, frames, "train", fonts, seed).loader(workers))
     held = Pool(max(count, pool // frames))
-    held.add(easel(next(drafts)))
     rng = random.Random(seed)
     hay = Pool(max(1, pool // frames // 4))
     hay.add(easel.haystack(rng, hay.room, frames, "train"))
+    held.add(easel(next(drafts), hay.some(count).clips))
     test = _unseen(encoder, tested, frames)
     empty = max(1, round(batch * HAY))
 
@@ -135,7 +135,7 @@ def perceive(
     while (elapsed := time.perf_counter() - start) < seconds:
         owed += (batch - empty) / reuse
         while owed > 0:
-            held.add(easel(next(drafts)))
+            held.add(easel(next(drafts), hay.some(count).clips))
             owed -= count
         masters.lr.fill_(cosine(elapsed / seconds, peak))
         losses = run(*some())
@@ -152,5 +152,7 @@ def perceive(
 
 def _unseen(encoder: Any, count: int, frames: int) -> Seen:
     """Cards of the other split, in its fonts and layouts."""
-    fonts = stroke_fonts()
-    return Easel(encoder, fonts)(draft(random.Random(-1), count, frames, "test", fonts))
+    fonts, rng = stroke_fonts(), random.Random(-1)
+    easel = Easel(encoder, fonts)
+    hay = easel.haystack(rng, count, frames, "test").clips
+    return easel(draft(rng, count, frames, "test", fonts), hay)

@@ -23,6 +23,7 @@ SPELT = ("word", *(f"letter{i}" for i in range(LETTERS)))
 FRONT = ("shape", "colour", *SPELT)
 BACK = ("tens", "ones", "next_shape", "next_colour")
 PLAIN, ODD = 0.35, 0.35  # shares of cards without a shape, and with one of an odd colour
+PART = 0.25  # of the clips show their card in some frames only
 # what is told of a card: name -> number of classes
 HEADS = {
     "card": 2,
@@ -109,13 +110,21 @@ def random_lesson(rng: random.Random, split: str) -> Lesson:
 
 
 def random_sides(rng: random.Random, frames: int) -> tuple[str, ...]:
-    """One side of a single frame, or both; clips show all, half of them turned over meanwhile."""
+    """One side of a single frame, or both; clips show all, half of them turned over meanwhile.
+
+    One clip in four begins before its card is there, or ends after it, as videos that nobody cut
+    to clips will: "" is a frame without it.
+    """
     if frames == 1:
         return (rng.choice(("front", "back", "both")),)
+    sides = ["both"] * frames
     if rng.random() < 0.5:
-        return ("both",) * frames
-    sides = ["front", "back"] * (frames // 2)
-    rng.shuffle(sides)
+        sides = ["front", "back"] * (frames // 2)
+        rng.shuffle(sides)
+    if rng.random() < PART:
+        hidden = rng.randrange(1, frames)
+        sides = sides[hidden:] + [""] * hidden
+        sides = sides[::-1] if rng.random() < 0.5 else sides
     return tuple(sides)
 
 
@@ -141,8 +150,8 @@ def targets(lessons: Sequence[Lesson | None], sides: Sequence[Sequence[str]]) ->
             *[0] * (LETTERS - len(card.word)),
         )
         hidden = [] if lesson.spelt else [*SPELT]
-        if len(set(seen)) == 1:
-            hidden += {"front": BACK, "back": FRONT}.get(seen[0], ())
+        if "both" not in seen and not {"front", "back"} <= set(seen):
+            hidden += BACK if "front" in seen else FRONT
         row[[names.index(name) for name in hidden]] = NO
     return found
 

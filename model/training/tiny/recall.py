@@ -30,8 +30,8 @@ LEVELS = (
     Level(1, 2, rows=256, watch=1.0, right=0.7),  # of all that is on a card, nothing wrong
     # of one or two cards finding is learned far later than of two to four
     Level(4, 6, rows=64, watch=0.05, forms=TOLD),
-    Level(8, 16, rows=48, hard=0.4),
-    Level(16, 32, rows=24, hard=0.5, again=0.2),
+    Level(8, 16, rows=48, hard=0.6),
+    Level(16, 32, rows=24, hard=0.6, again=0.2),
     Level(16, 32, 2, rows=24, hard=0.5, again=0.2),
     Level(40, 64, 3, rows=12, hard=0.5, again=0.2),
     # only now, when cards are found: gaps from the start keep finding from being learned
