@@ -25,7 +25,7 @@ from hico.model.training.tiny.reading import (
     told_loss,
 )
 from hico.model.training.tiny.typefaces import random_family
-from hico.model.training.worlds.cards import COLOURS, Card, Style, random_style, render_cards
+from hico.model.training.worlds.cards import Card, Style, random_style, render_cards
 from hico.model.training.worlds.cards import on_device as numbers_of
 from hico.model.training.worlds.fonts import TEST, TRAIN, draw_fonts, stroke_fonts
 from hico.model.training.worlds.labels import CHARACTERS, CLASSES, FIRST, stands_where
@@ -54,7 +54,7 @@ def test_what_heads_are_told():
     given = lessons("train", 60)
     told = targets([*given, None], [("both",)] * 61)
     assert told.shape == (61, len(HEADS)) and told[-1, 0] == 0 and (told[-1, 1:] == NO).all()
-    for row, (card, odd, spelt) in zip(told, given, strict=False):
+    for row, (card, odd, spelt, _) in zip(told, given, strict=False):
         found = dict(zip(NAMES, row.tolist(), strict=True))
         letters = [found[f"letter{i}"] for i in range(6)]
         if spelt:
@@ -102,10 +102,10 @@ def test_no_lesson_tells_which_words_are_for_tests():
     given = lessons("train")
     whole = [one for one in given if one.card.shape and not one.odd]
     assert 60 < len(whole) < 180 and not any(one.spelt for one in whole)
-    assert not any(held_out(c.shape, c.colour, c.word) for c, _, _ in whole)
+    assert not any(held_out(c.shape, c.colour, c.word) for c, *_ in whole)
     assert all(one.spelt for one in given if one not in whole)
     tested = lessons("test", 50)
-    assert all(held_out(c.shape, c.colour, c.word) and s and not o for c, o, s in tested)
+    assert all(held_out(c.shape, c.colour, c.word) and s and not o for c, o, s, _ in tested)
 
 
 def test_characters_stand_where_ink_is():
@@ -176,23 +176,6 @@ def test_cells_lie_in_their_patches(model):
     for row, column in ((1, 2), (3, 1), (grid // 2, grid // 2)):
         patch = whole[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten()
         assert torch.equal(found[row * grid + column, :, 1].long(), patch)
-
-
-def test_odd_colours_are_unlike_all_that_have_names(model):
-    """Whoever is asked for a colour sees one that has a name."""
-    fonts = stroke_fonts()
-    rng = random.Random(0)
-    drafts = [draft(rng, 32, 1, "train", fonts) for _ in range(2)]
-    shape, colour = NAMES.index("shape"), NAMES.index("colour")
-    odd = torch.cat([(d.told[:, shape] != NO) & (d.told[:, colour] == NO) for d in drafts])
-    assert 5 < odd.sum() < 40
-    parts = Easel(model.encoder, fonts).fields
-    at = sum(int(np.prod(one.shape)) for one in parts[: [p.name for p in parts].index("fill")])
-    fill = torch.cat([d.packed[:, at : at + 3] for d in drafts]).numpy()
-    low, high = (np.array([ends[i] for ends in COLOURS.values()]) / 255 for i in (0, 1))
-    far = np.linalg.norm(fill[:, None] - fill[:, None].clip(low, high), axis=-1).min(1)
-    named = torch.cat([d.told[:, colour] != NO for d in drafts]).numpy()
-    assert (far[odd.numpy()] > 0.1).all() and (far[named] < 1e-6).all()
 
 
 def test_a_pool_forgets_the_oldest():

@@ -18,15 +18,13 @@ from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.labels import stands_where
 from hico.model.training.worlds.natural import paint_scene, scene_numbers
 from hico.model.training.worlds.painting import Numbers, Pictures, finish, paint_cards, pictures
-from hico.model.training.worlds.placing import CONTRAST, plan
-from hico.model.training.worlds.shapes import COLOURS
+from hico.model.training.worlds.placing import plan
 from hico.model.training.worlds.vocabulary import SIDES
-from hico.model.training.worlds.writing import Plan
 
 from .reading import SIDE, random_lesson, random_sides, targets
+from .variety import vary
 
 BEHIND = "behind "  # before the names of what scenes are painted from
-TRIED, UNLIKE = 12, 0.12  # colours to choose from; how far from named ones, each channel 0 to 1
 TEST = 1 << 20  # seed of the haystack that training never sees
 
 
@@ -79,8 +77,9 @@ def _planned(
     styles = [random_style(rng, split, fonts) for _ in range(count)]
     sides = [random_sides(rng, frames) for _ in range(count)]
     numbers = np.array([[SIDES.index(side or "both") for side in each] for each in sides])
-    planned = dict(plan([one.card for one in lessons], styles, numbers, True, fonts))
-    _discolour(planned, [i for i, one in enumerate(lessons) if one.odd], rng)
+    planned = plan([one.painted for one in lessons], styles, numbers, True, fonts)
+    if split == "train":
+        planned = vary(planned, lessons, np.random.default_rng(rng.getrandbits(60)))
     seeds, times = (planned.pop(name).reshape(-1) for name in ("behind", "time"))
     cpu = torch.device("cpu")
     scenes = scene_numbers(seeds, times, cpu)
@@ -88,21 +87,6 @@ def _planned(
     told = torch.from_numpy(targets(lessons, sides))
     shown = torch.tensor([[bool(side) for side in each] for each in sides])
     return whole | {f"{BEHIND}{name}": one for name, one in scenes.items()}, told, shown
-
-
-def _discolour(planned: Plan, rows: list[int], rng: random.Random) -> None:
-    """Gives the shapes of some cards a colour that has no name, but stands out from the paper."""
-    fill, rim = planned["fill"].copy(), planned["rim colour"].copy()
-    low, high = (np.array([ends[i] for ends in COLOURS.values()]) / 255 for i in (0, 1))
-    draw = np.random.default_rng(rng.getrandbits(60))
-    for row in rows:
-        tried = draw.random((TRIED, 1, 3))
-        named = np.linalg.norm(tried - tried.clip(low, high), axis=-1).min(1) < UNLIKE
-        faint = np.linalg.norm(tried - planned["paper"][row, :1], axis=-1)[:, 0] < CONTRAST
-        colour = tried[np.argmin(named * 2 + faint), 0]
-        bare = (planned["rim"][row] == 0)[:, None]
-        fill[row], rim[row] = colour, np.where(bare, colour, rim[row])
-    planned["fill"], planned["rim colour"] = fill, rim
 
 
 def fields() -> list[Field]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ SPELT = ("word", *(f"letter{i}" for i in range(LETTERS)))
 FRONT = ("shape", "colour", *SPELT)
 BACK = ("tens", "ones", "next_shape", "next_colour")
 PLAIN, ODD = 0.35, 0.35  # shares of cards without a shape, and with one of an odd colour
+LINE, LEADS = 0.35, ("GO TO ", "GO TO: ", "NEXT: ", "> ")  # share of ways in one line
 PART = 0.25  # of the clips show their card in some frames only
 # what is told of a card: name -> number of classes
 HEADS = {
@@ -80,11 +82,20 @@ class Lesson(NamedTuple):
         card: whose shape may be "", none.
         odd: whether its shape has a colour without a name.
         spelt: whether its word is asked for.
+        lead: if not "", the way to the next card is printed behind this, in one line.
     """
 
     card: Card
     odd: bool = False
     spelt: bool = True
+    lead: str = ""
+
+    @property
+    def painted(self) -> Card:
+        """The card as it is to be planned: one line is the number's."""
+        if not self.lead or not self.card.goto:
+            return self.card
+        return replace(self.card, number=self.lead + self.card.goto, goto=None)
 
 
 def random_lesson(rng: random.Random, split: str) -> Lesson:
@@ -106,7 +117,8 @@ def random_lesson(rng: random.Random, split: str) -> Lesson:
         card = Card(shape, colour, "", word, goto)
     else:
         card = Card(shape, colour, rng.choice(NUMBERS), word)
-    return Lesson(card, PLAIN <= lot < PLAIN + ODD, not whole or split == "test")
+    lead = rng.choice(LEADS) if split == "train" and rng.random() < LINE else ""
+    return Lesson(card, PLAIN <= lot < PLAIN + ODD, not whole or split == "test", lead)
 
 
 def random_sides(rng: random.Random, frames: int) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ def paint_cards(p: Numbers, behind: torch.Tensor, seen: Pictures) -> torch.Tenso
     shade = p["shade"]
     cast = _box(u - _at(shade, 0), v - _at(shade, 1), p["edge"], p["round"])
     image = behind * (1 - ((0.05 - cast) * 8).clamp(0, 1) * _at(shade, 2))[:, None]
-    image = _over(image, _paper(p, u, v, edge, pixel, seen.noise), _cover(edge, pixel))
+    sheet = _cover(edge, pixel) * _wide(p["sheet"])
+    image = _over(image, _paper(p, u, v, edge, pixel, seen.noise), sheet)
     image = _shape(p, image, u, v, pixel, seen.shapes)
     for line in range(p["offsets"].shape[1]):
         image = _over(image, p["ink"][..., None, None], _line(p, line, u, v, pixel, seen.glyphs))

@@ -89,6 +89,7 @@ def _view(draw: Draws, each: Draws, half: np.ndarray, time: np.ndarray, motion: 
         "view": np.stack([np.broadcast_to(row, shape) for row in rows], -1),
         "near": 1 / zoom,
         "edge": half + full,
+        "sheet": np.ones(draw.seeds.shape),
         "round": draw("round", 0.0, 0.14)[..., None] * draw.chance("rounded", 0.6)[..., None],
         "shade": np.concatenate([draw("shade at", -0.09, 0.09, 2), draw("shade", 0, 0.5, 1)], -1),
     }
