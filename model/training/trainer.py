@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,16 @@ from .signals import undisturbed
 from .together import WRAPPED, Touch, gather_once
 
 UNFINISHED = ".saving"  # beside the checkpoints, until one is whole
+
+
+@contextmanager
+def undropped(config: Any) -> Iterator[None]:
+    """What the config says of dropping is for inference: in training it is the stage that says."""
+    drops, config.mm_llm_compress = config.mm_llm_compress, False
+    try:
+        yield
+    finally:
+        config.mm_llm_compress = drops
 
 
 class StageTrainer(Trainer):
@@ -104,6 +114,7 @@ class StageTrainer(Trainer):
         if self._skipping is not None:
             self._skipping.at(self.stage.seed, step, self.state.max_steps, place)
         with ExitStack() as stack:
+            stack.enter_context(undropped(self.plain.config))
             dropout = self.stage.dropout
             if dropout is not None:
                 draw = torch.rand((), generator=generator(self.stage.seed, step, place))

@@ -9,6 +9,7 @@ from hico.model.training.asking import last_rows
 from hico.model.training.chance import Skipping
 from hico.model.training.extras import Skips
 from hico.model.training.templates import encode
+from hico.model.training.trainer import undropped
 
 PLAN = {"layers": [1, 2], "ratios": [1, 0.5, 0.25], "kind": "attention"}
 
@@ -50,6 +51,20 @@ def test_training_asks_as_inference_does(sample):
         assert found["here"][stage][: len(rows)] == rows
     # the published rows, and the last row of an answer, do not ask for the same
     assert all(found[rule][0][: len(expected[0])] != expected[0] for rule in ("answers", "last"))
+
+
+def test_what_the_config_drops_is_for_inference(sample):
+    """Where a stage drops nothing, training sees every token; the config says what it did."""
+    model, _, learned, _ = sample
+    model.train()
+    whole = model(**learned).loss.item()
+    fields = {"mm_llm_compress": True, "llm_compress_layer_list": [1, 2]}
+    fields |= {"llm_image_token_ratio_list": [1, 0.5, 0.25], "llm_compress_type": "attention"}
+    model.config.update(fields)
+    assert model(**learned).loss.item() != whole
+    with undropped(model.config):
+        assert model(**learned).loss.item() == whole
+    assert model.config.mm_llm_compress
 
 
 def test_gaps_reach_the_decoder_in_training_alone(sample):

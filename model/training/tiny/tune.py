@@ -71,13 +71,10 @@ def tune(stage: StageSettings, seconds: float, tell: Tell) -> tuple[Any, Any]:
     """
     clock = Clock(seconds, stage.warmup, tell)
     model, processor = start(stage)
-    # what the config drops would be dropped in every step, whatever the stage says
-    drops, model.config.mm_llm_compress = model.config.mm_llm_compress, False
     parts.freeze(model, stage.tune)
     trainer = Tuner(model, stage, Passes(stage, processor), processor, clock)
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    model.config.mm_llm_compress = drops
     model.config.use_cache = True  # off only while it is trained
     return model, processor
 
