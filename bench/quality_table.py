@@ -6,6 +6,7 @@ from typing import Any
 from hico.bench.quality_methods import ADAPTIVE, PLAIN, Method
 from hico.bench.realtext import paired
 from hico.bench.record import Row
+from hico.bench.table import aligned
 
 HEAD = (
     "model", "case", "frames", "method", "seen", "tokens", "a layer", "right", "95%",
@@ -130,14 +131,7 @@ def table(rows: Sequence[Row]) -> str:
     }
     ranked = sorted(rows, key=lambda r: order[r["case"], r["frames"], r["provider"]])
     lines = [HEAD, *(cells(row, rows) for row in ranked)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in LEFT else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines, LEFT)
 
 
 def line(row: Row) -> str:

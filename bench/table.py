@@ -1,5 +1,7 @@
 """The aligned table that a run prints."""
 
+from collections.abc import Container, Sequence
+
 from hico.bench.case import OURS
 from hico.bench.limits import rounded
 from hico.bench.record import Row
@@ -58,8 +60,12 @@ def table(rows: list[Row]) -> str:
     """The speed rows under one head, cases together in the order of their first row."""
     order = {name: i for i, name in enumerate(dict.fromkeys(row["case"] for row in rows))}
     lines = [HEAD, *(cells(row) for row in sorted(rows, key=lambda row: order[row["case"]]))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    left = (0, 1, 2, len(HEAD) - 1)
+    return aligned(lines, (0, 1, 2, len(HEAD) - 1))
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> str:
+    """Lines of cells in columns, two spaces apart; the columns of `left` begin together."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if i in left else cell.rjust(width)
