@@ -6,7 +6,6 @@ readers and the guessers may learn from as many other worlds of the kind.
 """
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from hico.bench import record, worlds_blind
 from hico.bench.record import Row
 from hico.bench.worlds_pixels import Searcher
 from hico.bench.worlds_readers import case_of, right, sights, weights
+from hico.model.needle.grid import wilson
 from hico.model.training.worlds import KINDS, Question, World
 from hico.model.training.worlds.make import CARDS
 from hico.model.training.worlds.spec import WorldSpec
@@ -28,19 +28,6 @@ from hico.model.training.worlds.splits import SPLITS
 
 RESULTS = record.RESULTS / "worlds.jsonl"
 UNIFORM, CHANCE = 64, 0.25
-Z = 1.96
-
-
-def wilson(hits: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
-
-    >>> [round(end, 3) for end in wilson(100, 400)]
-    [0.21, 0.295]
-    """
-    p, scale = hits / n, 1 + Z * Z / n
-    middle = p + Z * Z / (2 * n)
-    spread = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    return (middle - spread) / scale, (middle + spread) / scale
 
 
 def one_frame(world: World, rng: np.random.Generator) -> np.ndarray:

@@ -63,7 +63,7 @@ def depths(text: str) -> tuple[float, ...]:
     return tuple(sorted(values))
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
+def wilson(right: float, count: int) -> tuple[float, float]:
     """The 95% interval of a share by Wilson's score: where `right` of `count` came out.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,

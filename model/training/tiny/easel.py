@@ -21,6 +21,7 @@ from hico.model.training.worlds.painting import Numbers, Pictures, finish, paint
 from hico.model.training.worlds.placing import plan
 from hico.model.training.worlds.vocabulary import SIDES
 
+from .ahead import made_ahead
 from .reading import SIDE, random_lesson, random_sides, targets
 from .variety import vary
 
@@ -126,11 +127,7 @@ class Drafts(IterableDataset):
 
     def loader(self, workers: int) -> DataLoader:
         """Drafts made ahead by so many processes, 0 = by this one."""
-        ahead: dict[str, Any] = (
-            {"prefetch_factor": 8, "multiprocessing_context": "fork"} if workers else {}
-        )
-        pin = torch.cuda.is_available()
-        return DataLoader(self, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
+        return made_ahead(self, workers, each=8, pin=torch.cuda.is_available())
 
 
 class Easel:

@@ -21,6 +21,7 @@ from hico.model.training.worlds.natural import NaturalHaystack
 from hico.model.training.worlds.painting import frames_at_once
 from hico.model.training.worlds.world import CLIP, World
 
+from .ahead import made_ahead
 from .asking import ask_chain, ask_one, chains_of
 from .bank import Deck
 
@@ -134,8 +135,7 @@ class Passes(IterableDataset):
 
     def loader(self, workers: int) -> DataLoader:
         """Passes made ahead by so many processes, 0 = by this one."""
-        ahead: dict[str, Any] = {"multiprocessing_context": "fork"} if workers else {}
-        return DataLoader(self, batch_size=None, num_workers=workers, **ahead)
+        return made_ahead(self, workers)
 
 
 def _rows(stage: StageSettings, span: tuple[int, int]) -> int:

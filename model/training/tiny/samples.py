@@ -15,6 +15,7 @@ from hico.model.processing import SYSTEM, VideoChatFlashProcessor
 from hico.model.training.worlds.cards import Card
 from hico.model.training.worlds.families import apart
 
+from .ahead import made_ahead
 from .asking import Turn, ask_chain, ask_one, chains_of, watch
 from .bank import Bank, Deck
 
@@ -269,7 +270,4 @@ class Stream(IterableDataset):
 
     def loader(self, workers: int) -> DataLoader:
         """Batches drawn ahead by so many processes, 0 = by this one."""
-        ahead: dict[str, Any] = (
-            {"prefetch_factor": 4, "multiprocessing_context": "fork"} if workers else {}
-        )
-        return DataLoader(self, batch_size=None, num_workers=workers, **ahead)
+        return made_ahead(self, workers, each=4)

@@ -43,7 +43,7 @@ def vary(planned: Plan, lessons: Sequence[Lesson], rng: np.random.Generator) -> 
     """The numbers of `plan` with some cards of another look; none is changed in place."""
     found = {name: np.array(one, copy=True) for name, one in planned.items()}
     count = len(lessons)
-    _shrink(found, np.where(rng.random(count) < SMALL, 1.0, 0.0), rng)
+    _shrink(found, rng.random(count) < SMALL, rng)
     _squash(found, np.where(rng.random(count) < SQUASHED, rng.uniform(0.55, 1.0, count), 1.0))
     bare = np.where(rng.random(count) < BARE, rng.random(count) ** 0.7, 1.0)
     found["sheet"] *= bare[:, None]
