@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
@@ -184,12 +185,14 @@ class Cache:
     """What was found about files, kept in one: JSON lines of path, bytes, time of change, facts.
 
     A context manager: on leaving, also through an error, it replaces the file as a whole. Files
-    that have changed are looked at again; a cache that is damaged counts as none.
+    that have changed are looked at again; a cache that is damaged counts as none. Threads may
+    find at once: a file is looked at by one of them.
     """
 
     def __init__(self, path: str | Path | None) -> None:
         self.path = None if path is None else Path(path)
         self._known: dict[str, list] = {}
+        self._busy: dict[str, Lock] = {}
         self._new = False
 
     def __enter__(self) -> Self:
@@ -222,9 +225,11 @@ class Cache:
         """
         now = os.stat(path)
         stamp = [now.st_size, now.st_mtime_ns]
-        known = self._known.get(path)
-        # a GIF may be a picture in one row and a video in another
-        if known is None or known[:2] != stamp or not sound(known[2]):
-            known = [*stamp, look(path)]
-            self._known[path], self._new = known, True
-        return known[2]
+        # rows share files: while one thread looks at a file, others wait for what it finds
+        with self._busy.setdefault(path, Lock()):
+            known = self._known.get(path)
+            # a GIF may be a picture in one row and a video in another
+            if known is None or known[:2] != stamp or not sound(known[2]):
+                known = [*stamp, look(path)]
+                self._known[path], self._new = known, True
+            return known[2]

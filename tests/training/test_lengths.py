@@ -3,6 +3,9 @@
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from time import sleep
 
 import pytest
 from data_helpers import merging_tokenizer, write_data
@@ -115,6 +118,24 @@ def test_the_cache(folder, tmp_path, processor, monkeypatch):
     assert lengths()[1:] == first[1:] and len(looked) == 1
     assert [file.name for file in cache.parent.iterdir()] == ["facts"]
     assert all(isinstance(json.loads(line)[0], str) for line in cache.read_text().splitlines())
+
+
+def test_threads_look_at_a_file_once(folder):
+    path, threads, looked = str(folder / "a.mp4"), 8, []
+    together = Barrier(threads)
+
+    def look(path):
+        looked.append(path)
+        sleep(0.05)  # long enough that all others ask meanwhile
+        return [1, 2]
+
+    def find(_):
+        together.wait(timeout=10)
+        return cache.find(path, look, lambda found: len(found) == 2)
+
+    with measuring.Cache(None) as cache, ThreadPoolExecutor(threads) as pool:
+        assert list(pool.map(find, range(threads))) == [[1, 2]] * threads
+    assert looked == [path]
 
 
 @pytest.mark.parametrize(
