@@ -41,18 +41,20 @@ def drawn(bank, tokenizer, level, seed=0):
     return Drawer(bank, tokenizer).batch(np.random.default_rng(seed), level)
 
 
-@pytest.mark.parametrize("skip", [0, 3000])
-def test_answers_are_the_models_own(bank, tokenizer, skip):
+@pytest.mark.parametrize(("skip", "tokens"), [(0, None), (3000, None), (3000, 1)])
+def test_answers_are_the_models_own(bank, tokenizer, skip, tokens):
     """Each row alone, unpadded, in one plain forward of the whole model, gives the same logits."""
     model = small_model().eval()
     model.config.mm_llm_compress = False
-    batch = drawn(bank, tokenizer, replace(HARD, skip=skip))
+    batch = drawn(bank, tokenizer, replace(HARD, skip=skip, tokens=tokens))
     with torch.no_grad():
         logits, wanted = answers(model, bank, batch)
         places, table = positions(batch, len(batch.head), 2), model.get_input_embeddings()
         found = []
         for row, ids in enumerate(batch.ids):
-            seen = model.model.mm_projector.mlp(bank.features[batch.clips[row]].flatten(0, 1))
+            clips = zip(batch.clips[row], batch.seen[row], strict=True)
+            shown = torch.cat([bank.features[clip, at] for clip, at in clips])
+            seen = model.model.mm_projector.mlp(shown)
             stop = max(stop for r, _, stop, *_ in batch.spans if r == row)
             whole = torch.cat([table(batch.head), seen, table(ids[:stop])])[None]
             ones = torch.ones(whole.shape[:2], dtype=torch.int64)
@@ -133,6 +135,18 @@ def test_positions(bank, tokenizer):
     assert (steps[:, inside] == 1).all()  # a clip stays whole
     between = torch.arange(6, 6 + 2 * clips + 1, 2)
     assert torch.equal(steps[:, between] - 1, batch.gaps)
+
+
+def test_positions_of_a_part_of_the_tokens(bank, tokenizer):
+    """They are those that the same tokens have where all are there."""
+    some = drawn(bank, tokenizer, replace(HARD, skip=5000, tokens=1))
+    rows, clips = some.clips.shape
+    whole = replace(some, seen=torch.arange(2).expand(rows, clips, 2))
+    found, whole_places = positions(some, 7, 2), positions(whole, 7, 2)
+    visual = whole_places[:, 7 : 7 + 2 * clips].unflatten(1, (clips, 2))
+    assert torch.equal(found[:, 7 : 7 + clips], visual.gather(2, some.seen)[..., 0])
+    assert torch.equal(found[:, :7], whole_places[:, :7])
+    assert torch.equal(found[:, 7 + clips :], whole_places[:, 7 + 2 * clips :])
 
 
 def test_words_of_clips(bank, tokenizer):

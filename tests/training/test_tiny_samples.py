@@ -17,7 +17,7 @@ from hico.model.training.worlds.families import apart
 LEVELS = [
     Level(1, 2, rows=4, watch=1.0),
     Level(2, 4, rows=4),
-    Level(8, 16, hard=1.0, rows=4),
+    Level(8, 16, hard=1.0, rows=4, tokens=1),
     Level(12, 32, 2, rows=4, chained=1.0, skip=5000),
     Level(40, 48, 3, rows=4, chained=0.5, drop=1.0),
 ]
@@ -46,6 +46,8 @@ def test_a_batch(bank, tokenizer, level):
     assert rows == level.rows and max(level.cards, level.clips // 2) <= clips <= level.clips
     assert batch.level == 3 and batch.drop == ("all" if level.drop else "none")
     assert batch.gaps.shape == (rows, clips + 1)
+    assert batch.seen.shape == (rows, clips, level.tokens or 2)
+    assert (batch.seen.diff(dim=-1) > 0).all() and batch.seen.min() >= 0 and batch.seen.max() < 2
     assert batch.gaps.min() >= 0 and batch.gaps.sum(1).max() <= level.skip
     assert (batch.gaps.sum() > 0) == (level.skip > 0)
     for row in batch.clips:

@@ -170,7 +170,7 @@ def examine(
 
 def answers(model: Any, bank: Bank, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits [n, V] and ids [n] of all tokens of all answers, row by row."""
-    features = bank.features[batch.clips].flatten(1, 2)
+    features = bank.features[batch.clips[..., None], batch.seen].flatten(1, 2)
     table, rows = model.get_input_embeddings(), len(batch.clips)
     head = table(batch.head).expand(rows, -1, -1)
     seen = model.model.mm_projector.mlp(features)
@@ -211,16 +211,16 @@ def dropped(model: Any, drop: str) -> DropoutSettings | None:
 
 
 def positions(batch: Batch, head: int, tokens: int) -> Tensor:
-    """int64 [B, head + n * tokens + T]: a clip's tokens follow each other, with gaps between."""
-    shift = batch.gaps.cumsum(1)
+    """int64 [B, head + n * k + T]: places of clips of so many tokens, with gaps between clips.
+
+    Where a batch has k of the tokens alone, each is where it would be if all were there.
+    """
     rows, text = batch.ids.shape
-    parts = [
-        shift.new_zeros(rows, head),
-        shift[:, :-1].repeat_interleave(tokens, 1),
-        shift[:, -1:].expand(-1, text),
-    ]
-    moved = torch.cat(parts, 1)
-    return moved + torch.arange(moved.shape[1], device=moved.device)
+    starts = torch.arange(batch.gaps.shape[1], device=batch.gaps.device) * tokens
+    starts = head + starts + batch.gaps.cumsum(1)  # of each clip, and of what is said behind
+    before, behind = (torch.arange(n, device=batch.gaps.device) for n in (head, text))
+    seen = (starts[:, :-1, None] + batch.seen).flatten(1)
+    return torch.cat([before.expand(rows, -1), seen, starts[:, -1:] + behind], 1)
 
 
 class Tally:

@@ -36,6 +36,9 @@ class Level:
         hops: of the longest chains.
         hard: share of the videos whose cards are neighbours of each other.
         rows: videos of a batch; turns: questions of each, at most one a card or chain.
+        tokens: of each clip so many are there, any of them, where they would be if all were; None
+            = all. How much of a video is card stays the same, so that finding is as hard, but of
+            16 of 64 a batch takes a quarter of the time, and of a long one less.
         skip: positions that gaps between clips add, at most.
         thin: share of the batches in which visual tokens are dropped that no question has a say in.
         drop: share of those in which all are dropped as in inference; these have few questions.
@@ -52,6 +55,7 @@ class Level:
     hard: float = 0.0
     rows: int = 32
     turns: int = 16
+    tokens: int | None = None
     skip: int = 0
     thin: float = 0.0
     drop: float = 0.0
@@ -67,7 +71,7 @@ class Batch:
     """Videos of one length with their questions.
 
     Attributes:
-        clips: int64 [B, n], rows of the bank.
+        clips: int64 [B, n], rows of the bank; seen: int64 [B, n, k], which of their tokens.
         head: int64 [H], what is said before every video.
         ids, labels: int64 [B, T], what is said behind it, and -100 for all but answers.
         gaps: int64 [B, n + 1], positions left out before each clip, and behind the last.
@@ -76,6 +80,7 @@ class Batch:
     """
 
     clips: Tensor
+    seen: Tensor
     head: Tensor
     ids: Tensor
     labels: Tensor
@@ -86,7 +91,7 @@ class Batch:
 
     def to(self, device: Any) -> "Batch":
         """The same with its tensors on a device."""
-        names = ("clips", "head", "ids", "labels", "gaps")
+        names = ("clips", "seen", "head", "ids", "labels", "gaps")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return Batch(**moved, spans=self.spans, level=self.level, drop=self.drop)
 
@@ -95,13 +100,14 @@ class Drawer:
     """Draws batches of a level from the decks of a bank.
 
     Args:
-        bank: only its decks and how many rows it has are looked at.
+        bank: only its decks and how many clips and tokens it has are looked at.
         tokenizer: of train_tokenizer.
         split: whose wordings are used.
     """
 
     def __init__(self, bank: Bank, tokenizer: Any, split: str = "train") -> None:
-        self.hay, self.count, self.split = bank.hay, len(bank.features), split
+        self.hay, self.split = bank.hay, split
+        self.count, self.tokens = bank.features.shape[:2]
         self.single = [deck for deck in bank.decks if deck.hops == 1]
         self.chained = [(deck, chains_of(deck)) for deck in bank.decks if deck.hops > 1]
         self.encode = lru_cache(1 << 14)(
@@ -133,6 +139,7 @@ class Drawer:
         ]
         return Batch(
             clips=torch.tensor(np.stack([at for at, _ in drawn])),
+            seen=torch.from_numpy(self._seen(rng, level, clips)),
             head=torch.tensor(self.encode(HEAD)),
             ids=torch.tensor(padded[0]),
             labels=torch.tensor(padded[1]),
@@ -196,6 +203,14 @@ class Drawer:
             order.sort(key=lambda i: apart(chains[i][0], nearest))
         place = {card: i for i, card in enumerate(deck.cards)}
         return deck, [[place[card] for card in chains[i][-long:]] for i in order[:count]]
+
+    def _seen(self, rng: np.random.Generator, level: Level, clips: int) -> np.ndarray:
+        """int64 [rows, clips, k], ascending: tokens of each clip, as many as the level says."""
+        shape = (level.rows, clips, self.tokens)
+        if level.tokens is None:
+            return np.broadcast_to(np.arange(self.tokens), shape).copy()
+        some = rng.random(shape).argsort(-1)[..., : level.tokens]
+        return np.sort(some, -1)
 
     def _asked(self, rng: np.random.Generator, turn: int, what: Turn, clips: int) -> str:
         """All words between what is known and the answer."""
