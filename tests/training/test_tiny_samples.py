@@ -64,6 +64,10 @@ def test_labels_are_answers_and_nothing_else(bank, tokenizer, level):
         text = tokenizer.decode(batch.ids[row, first:stop])
         assert text.endswith("<|im_end|>") and 1 <= hops <= level.hops
         assert (len(text) == len("A<|im_end|>")) == (form == "options" or text[1] == "<")
+        if form == "both":  # of the option that was just said
+            asked = tokenizer.decode(batch.ids[row, :first])
+            text, letter = text.split("\n")
+            assert f"({letter[0]}) {text}\n" in asked[asked.rindex("Options:") :]
         # whatever is answered stands on a card of this video
         if form != "options":
             told = " ".join(repr(card) for card in shown(bank, batch.clips[row]))
@@ -76,7 +80,7 @@ def test_labels_are_answers_and_nothing_else(bank, tokenizer, level):
 
 def test_it_is_the_prompt_that_is_asked_later(bank, tokenizer):
     """Ids in front, behind, and of two turns, as the processor makes them of a conversation."""
-    level = Level(8, 16, rows=16, turns=2, forms=(0.5, 0.5, 0.0))
+    level = Level(8, 16, rows=16, turns=2, forms=(0.5, 0.0, 0.5, 0.0))
     batch = Drawer(bank, tokenizer).batch(np.random.default_rng(2), level)
     found = 0
     for row in range(level.rows):
@@ -95,7 +99,7 @@ def test_it_is_the_prompt_that_is_asked_later(bank, tokenizer):
 
 def test_no_card_is_asked_twice(bank, tokenizer):
     drawer = Drawer(bank, tokenizer)
-    level = Level(8, 16, rows=32, forms=(0.0, 0.0, 1.0), watch=0.0)
+    level = Level(8, 16, rows=32, forms=(0.0, 0.0, 0.0, 1.0), watch=0.0)
     batch = drawer.batch(np.random.default_rng(3), level)
     for row in range(level.rows):
         said = [tuple(batch.ids[r, a:b].tolist()) for r, a, b, *_ in batch.spans if r == row]

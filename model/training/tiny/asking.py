@@ -13,7 +13,8 @@ from hico.model.training.worlds.splits import FRONT, VALUES
 
 from .bank import Deck
 
-FORMS = ("options", "free", "describe")
+FORMS = ("options", "both", "free", "describe")
+BOTH = "First say what it is, then give the best option."
 ALL = {**VALUES, "number": NUMBERS}
 SHOWN = ("what is on the card", "what does the card show", "which things are on the card")
 WATCH = "What do the cards of the video show?"
@@ -24,7 +25,8 @@ class Turn:
     """A question and its answer.
 
     Attributes:
-        form: options, free, steps, describe (one card) or watch (all of them).
+        form: options, both (the answer itself, then its letter), free, steps, describe (one card)
+            or watch (all of them).
         hops: cards on the way, the one with the answer included.
     """
 
@@ -59,7 +61,7 @@ def ask_one(
     what = questions.pick(rng, questions.WHAT[asked][split]).format(it=asked)
     options = [getattr(card, asked), *_wrong(rng, card, others, asked)]
     found = questions.choice(rng, asked, f"{find} {what}", options, [0], [-1] * 3, [])
-    return Turn(*found.turn(form), form, 1)
+    return _turn(found, form, 1)
 
 
 def ask_chain(
@@ -69,7 +71,7 @@ def ask_chain(
 
     Args:
         chains: those that are shown, of one length; at: the one that is asked.
-        form: options, free or steps.
+        form: options, both, free or steps.
     """
     hops = int(rng.integers(1, len(chains[at]) + 1))
     way = list(chains[at])[-hops:]
@@ -90,8 +92,7 @@ def ask_chain(
     found = questions.choice(
         rng, asked, begins + task, [right, *wrong], [0], [-1] * 3, [], steps, begins + free
     )
-    form = "free" if form == "steps" and hops == 1 else form
-    return Turn(*found.turn(form), form, hops)
+    return _turn(found, "free" if form == "steps" and hops == 1 else form, hops)
 
 
 def chains_of(deck: Deck) -> list[list[Card]]:
@@ -110,6 +111,18 @@ def chains_of(deck: Deck) -> list[list[Card]]:
             chain.append(by_key[chain[-1].goto])
         found.append(chain)
     return found
+
+
+def _turn(found: questions.Question, form: str, hops: int) -> Turn:
+    """What is asked and answered in a form.
+
+    To choose among options is hard to learn where the answer is never said: then nothing tells
+    whether it was found. Of both, the letter is that of what was just said.
+    """
+    if form != "both":
+        return Turn(*found.turn(form), form, hops)
+    ask = found.text.removesuffix(questions.END) + BOTH
+    return Turn(ask, f"{found.free_answer}\n{found.letter}", form, hops)
 
 
 def _front(rng: np.random.Generator, card: Card, others: Sequence[Card], split: str) -> str:

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,24 @@ from .samples import Batch, Drawer, Level, Stream
 OVER = 20  # batches, of the level itself
 DROPPED = {"none": "", "uniform": "/thin", "all": "/drop"}
 
-TOLD = (0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more thing to learn
+TOLD = (0.0, 0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more thing to learn
+SOME = 16  # of a clip's 64 tokens, each of which tells all that is on the card
+LONG = Level(40, 2500, 3, rows=1, turns=40, tokens=SOME, hard=0.6, thin=0.5, drop=0.4, again=0.5)
 LEVELS = (
-    Level(1, 2, rows=256, watch=1.0, right=0.7),  # of all that is on a card, nothing wrong
+    Level(1, 2, rows=256, tokens=SOME, watch=1.0, right=0.7),  # of all on a card, nothing wrong
     # of one or two cards finding is learned far later than of two to four
-    Level(4, 6, rows=64, watch=0.05, forms=TOLD),
-    Level(8, 16, rows=48, hard=0.6),
-    Level(16, 32, rows=24, hard=0.6, again=0.2),
-    Level(16, 32, 2, rows=24, hard=0.5, again=0.2),
-    Level(40, 64, 3, rows=12, hard=0.5, again=0.2),
+    Level(4, 6, rows=96, tokens=SOME, watch=0.05, forms=TOLD),
+    Level(8, 16, rows=64, tokens=SOME, hard=0.6),
+    Level(16, 32, rows=32, tokens=SOME, hard=0.6, again=0.2),
+    Level(16, 32, 2, rows=32, tokens=SOME, hard=0.5, again=0.2),
+    Level(40, 64, 3, rows=16, tokens=SOME, hard=0.5, again=0.2),
     # only now, when cards are found: gaps from the start keep finding from being learned
-    Level(40, 64, 3, rows=12, hard=0.5, skip=4_000, thin=0.3, drop=0.3, again=0.2),
-    Level(40, 128, 3, rows=8, hard=0.6, skip=40_000, thin=0.3, drop=0.4, again=0.3),
-    Level(40, 256, 3, rows=4, turns=24, hard=0.6, skip=170_000, thin=0.3, drop=0.4, again=0.3),
-    Level(40, 800, 3, rows=1, turns=40, hard=0.6, skip=170_000, thin=0.5, drop=0.3, again=0.5),
-    Level(40, 2500, 3, rows=1, turns=40, hard=0.6, thin=0.6, drop=0.3, again=0.6),
+    Level(40, 64, 3, rows=16, tokens=SOME, hard=0.5, skip=4_000, thin=0.3, drop=0.3, again=0.2),
+    Level(40, 128, 3, rows=12, tokens=SOME, hard=0.6, skip=40_000, thin=0.3, drop=0.4, again=0.3),
+    replace(LONG, clips=256, rows=8, skip=170_000, thin=0.3, again=0.3),
+    replace(LONG, clips=800, rows=3, skip=170_000),
+    LONG,
+    replace(LONG, tokens=None, again=0.6),
 )
 
 

@@ -16,7 +16,7 @@ from hico.model.training.worlds.cards import Card
 from hico.model.training.worlds.families import apart
 
 from .ahead import made_ahead
-from .asking import Turn, ask_chain, ask_one, chains_of, watch
+from .asking import FORMS, Turn, ask_chain, ask_one, chains_of, watch
 from .bank import Bank, Deck
 
 HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
@@ -45,7 +45,7 @@ class Level:
         again: share of the batches that are of an earlier level, of those where cards are found.
         chained: share of the videos with chains, from two hops on.
         watch: share of the videos of few cards in which all of them are to be told.
-        forms: shares of options, free and describe (steps, for chains).
+        forms: shares of options, both, free and describe (steps, for chains), see Turn.
         right: share of the last answers that leads to the next level.
     """
 
@@ -62,7 +62,7 @@ class Level:
     again: float = 0.0
     chained: float = 0.6
     watch: float = 0.2
-    forms: tuple[float, float, float] = (0.4, 0.3, 0.3)
+    forms: tuple[float, float, float, float] = (0.35, 0.15, 0.25, 0.25)
     right: float = 0.9
 
 
@@ -181,7 +181,7 @@ class Drawer:
             return [watch(shown)]
         said = []
         for at in rng.permutation(len(chains) or len(shown))[:most].tolist():
-            form = ("options", "free", "describe")[rng.choice(3, p=level.forms)]
+            form = FORMS[rng.choice(len(FORMS), p=level.forms)]
             if chains and rng.random() < 0.75:
                 steps = "steps" if form == "describe" else form
                 said.append(ask_chain(rng, chains, at, steps, self.split))
