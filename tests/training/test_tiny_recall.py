@@ -215,6 +215,25 @@ def test_tally(bank, tokenizer):
     assert min(told["right"].values()) < 1
 
 
+def test_muon_is_that_of_torch():
+    """Of every shape, square, wide and tall, in several steps."""
+    torch.manual_seed(0)
+    shapes = [(8, 8), (8, 20), (20, 8), (8, 8), (20, 8)]
+    theirs = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    ours = [torch.nn.Parameter(one.detach().clone()) for one in theirs]
+    muon = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
+    masters = Masters(ours, 0.1, 0.3, matrices=ours)
+    for _ in range(3):
+        for one, other in zip(theirs, ours, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        muon.step()
+        masters.step(0.1)
+        for one, other in zip(theirs, ours, strict=True):
+            torch.testing.assert_close(other, one, atol=2e-2 * 0.1, rtol=0)
+
+
 def test_masters_move_what_bf16_would_round_away():
     weight = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
     masters = Masters([weight], 1e-3, 0.0)

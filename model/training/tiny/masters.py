@@ -1,10 +1,12 @@
-"""AdamW in fp32 on weights of any type, and the rate over a training of known length in time."""
+"""AdamW or Muon in fp32 on weights of any type, and the rate over a training of known length."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
+
+from .muon import Muon
 
 
 class Masters:
@@ -12,17 +14,29 @@ class Masters:
 
     Args:
         weights: with gradients; those of two and more dimensions decay.
-        lr, decay: of AdamW.
-        b2: its second beta.
+        lr, decay: of AdamW and Muon.
+        b2: AdamW's second beta.
+        matrices: those of the weights that Muon moves instead.
     """
 
     def __init__(
-        self, weights: Sequence[nn.Parameter], lr: float, decay: float, b2: float = 0.98
+        self,
+        weights: Sequence[nn.Parameter],
+        lr: float,
+        decay: float,
+        b2: float = 0.98,
+        matrices: Iterable[nn.Parameter] = (),
     ) -> None:
         self.weights: list[torch.Tensor] = list(weights)
         self.copies = [weight.detach().float().clone() for weight in self.weights]
-        wide = [copy for copy in self.copies if copy.ndim > 1]
-        thin = [copy for copy in self.copies if copy.ndim < 2]
+        turned = {id(one) for one in matrices}
+        own = [i for i, weight in enumerate(self.weights) if id(weight) in turned]
+        self.muon = Muon([self.copies[i] for i in own], decay)
+        for i, view in zip(own, self.muon.matrices, strict=True):
+            self.copies[i] = view
+        rest = [copy for i, copy in enumerate(self.copies) if i not in own]
+        wide = [copy for copy in rest if copy.ndim > 1]
+        thin = [copy for copy in rest if copy.ndim < 2]
         groups = [{"params": wide, "weight_decay": decay}, {"params": thin, "weight_decay": 0.0}]
         fused, self.lr = self.weights[0].is_cuda, torch.tensor(lr, device=self.weights[0].device)
         self.optimizer = torch.optim.AdamW(
@@ -41,6 +55,7 @@ class Masters:
             weight.grad = None
         torch.nn.utils.clip_grad_norm_(self.copies, clip)
         self.optimizer.step()
+        self.muon.step(self.lr)
         with torch.no_grad():
             torch._foreach_copy_(self.weights, self.copies)
 

@@ -92,7 +92,8 @@ def recall(
     if not model.config.tie_word_embeddings:
         weights += list(model.lm_head.parameters())
     model.encoder.requires_grad_(False)
-    masters, device = Masters(weights, peak, decay), weights[0].device
+    matrices = [one for one in model.model.layers.parameters() if one.ndim == 2]
+    masters, device = Masters(weights, peak, decay, matrices=matrices), weights[0].device
     now = torch.tensor([level]).share_memory_()
     stream = iter(Stream(Drawer(bank, tokenizer), levels, now, seed).loader(workers))
     tally, recent = Tally(), deque[float](maxlen=OVER)
