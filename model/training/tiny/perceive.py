@@ -107,7 +107,8 @@ def perceive(
     like = next(encoder.parameters())
     heads = (heads or Heads(encoder.channels)).to(like.device, like.dtype)
     reader = Reader(model, heads)
-    masters = Masters([*encoder.parameters(), *heads.parameters()], peak, 0.05)
+    matrices = [one for one in encoder.encoder.blocks.parameters() if one.ndim == 2]
+    masters = Masters([*encoder.parameters(), *heads.parameters()], peak, 0.05, matrices=matrices)
     fonts = training_fonts()
     easel = Easel(encoder, fonts, compiled=like.is_cuda)
     count = max(1, painted // frames)
