@@ -16,7 +16,7 @@ from hico.model.training.worlds.families import apart
 
 LEVELS = [
     Level(1, 2, rows=4, watch=1.0),
-    Level(2, 4, rows=4),
+    Level(2, 4, rows=4, choose=2),
     Level(8, 16, hard=1.0, rows=4, tokens=1),
     Level(12, 32, 2, rows=4, chained=1.0, skip=5000),
     Level(40, 48, 3, rows=4, chained=0.5, drop=1.0),
@@ -69,7 +69,10 @@ def test_labels_are_answers_and_nothing_else(bank, tokenizer, level):
             text, letter = text.split("\n")
             assert f"({letter[0]}) {text}\n" in asked[asked.rindex("Options:") :]
         # whatever is answered stands on a card of this video
-        if form != "options":
+        if form == "choose":  # the option that the question names
+            asked = tokenizer.decode(batch.ids[row, :first]).split("Which option is ")[-1]
+            assert f"({text[0]}) {asked.split('?')[0]}\n" in asked
+        elif form != "options":
             told = " ".join(repr(card) for card in shown(bank, batch.clips[row]))
             words = text.removesuffix("<|im_end|>").replace(",", " ").replace(";", " ").split()
             said = [word for word in words if word not in ("a", "an", "go", "to", "then")]

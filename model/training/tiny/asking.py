@@ -26,7 +26,7 @@ class Turn:
 
     Attributes:
         form: options, both (the answer itself, then its letter), free, steps, describe (one card)
-            or watch (all of them).
+            watch (all of them) or choose (an option that the question names).
         hops: cards on the way, the one with the answer included.
     """
 
@@ -39,6 +39,23 @@ class Turn:
 def watch(cards: Sequence[Card]) -> Turn:
     """All cards in their order."""
     return Turn(WATCH, "; ".join(map(questions.described, cards)), "watch", 1)
+
+
+def choose(rng: np.random.Generator) -> Turn:
+    """A letter alone: the question says which of its options it wants, and nothing is to be seen.
+
+    To find a letter by its text takes 35,000 such questions to learn, and hardly begins while the
+    text is still to be found among cards.
+    """
+    asked = questions.pick(rng, (*ALL, "caption"))
+
+    def anything() -> str:
+        return _any_thing(rng) if asked == "caption" else questions.pick(rng, ALL[asked])
+
+    right = anything()
+    options = [right, *_three(right, [], anything)]
+    found = questions.choice(rng, asked, f"Which option is {right}?", options, [0], [-1] * 3, [])
+    return Turn(found.text, found.letter, "choose", 1)
 
 
 def ask_one(

@@ -30,9 +30,10 @@ TOLD = (0.0, 0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one mo
 SOME = 16  # of a clip's 64 tokens, each of which tells all that is on the card
 LONG = Level(40, 2500, 3, rows=1, turns=40, tokens=SOME, hard=0.6, thin=0.5, drop=0.4, again=0.5)
 LEVELS = (
-    Level(1, 2, rows=256, tokens=SOME, watch=1.0, right=0.7),  # of all on a card, nothing wrong
+    # of all on a card nothing wrong, and letters found by their texts
+    Level(1, 2, rows=256, tokens=SOME, watch=1.0, choose=4, right=0.8),
     # of one or two cards finding is learned far later than of two to four
-    Level(4, 6, rows=96, tokens=SOME, watch=0.05, forms=TOLD),
+    Level(4, 6, rows=96, tokens=SOME, watch=0.05, choose=1, forms=TOLD),
     Level(8, 16, rows=64, tokens=SOME, hard=0.6),
     Level(16, 32, rows=32, tokens=SOME, hard=0.6, again=0.2),
     Level(16, 32, 2, rows=32, tokens=SOME, hard=0.5, again=0.2),

@@ -16,7 +16,7 @@ from hico.model.training.worlds.cards import Card
 from hico.model.training.worlds.families import apart
 
 from .ahead import made_ahead
-from .asking import FORMS, Turn, ask_chain, ask_one, chains_of, watch
+from .asking import FORMS, Turn, ask_chain, ask_one, chains_of, choose, watch
 from .bank import Bank, Deck
 
 HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
@@ -45,6 +45,7 @@ class Level:
         again: share of the batches that are of an earlier level, of those where cards are found.
         chained: share of the videos with chains, from two hops on.
         watch: share of the videos of few cards in which all of them are to be told.
+        choose: questions behind the others whose letter follows from their words alone.
         forms: shares of options, both, free and describe (steps, for chains), see Turn.
         right: share of the last answers that leads to the next level.
     """
@@ -62,6 +63,7 @@ class Level:
     again: float = 0.0
     chained: float = 0.6
     watch: float = 0.2
+    choose: int = 0
     forms: tuple[float, float, float, float] = (0.35, 0.15, 0.25, 0.25)
     right: float = 0.9
 
@@ -166,6 +168,7 @@ class Drawer:
         found[slots] = deck.first + order
         shown = [deck.cards[i] for i in order]
         said = self._turns(rng, level, turns, shown, [[deck.cards[i] for i in c] for c in chains])
+        said += [choose(rng) for _ in range(level.choose)]
         return found, [(self._asked(rng, i, turn, clips), turn) for i, turn in enumerate(said)]
 
     def _turns(
