@@ -25,7 +25,7 @@ class Turn:
     """A question and its answer.
 
     Attributes:
-        form: options, both (the answer itself, then its letter), free, steps, describe (one card)
+        form: options, both (the answer itself, then its letter), free, steps, describe (one card),
             watch (all of them) or choose (an option that the question names).
         hops: cards on the way, the one with the answer included.
     """
@@ -44,8 +44,8 @@ def watch(cards: Sequence[Card]) -> Turn:
 def choose(rng: np.random.Generator) -> Turn:
     """A letter alone: the question says which of its options it wants, and nothing is to be seen.
 
-    To find a letter by its text takes 35,000 such questions to learn, and hardly begins while the
-    text is still to be found among cards.
+    Of 58,000 such questions a small model learns to find 79% of the letters (128 wide, 6 layers);
+    where the text is first to be found among cards, they were at chance after 25,000.
     """
     asked = questions.pick(rng, (*ALL, "caption"))
 

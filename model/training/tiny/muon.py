@@ -16,8 +16,8 @@ class Muon:
 
     torch.optim.Muon(adjust_lr_fn="match_rms_adamw"), which takes one matrix after the other: of the
     84 of hico-tiny's language model that is 2,000 small kernels a step, and here it is 100. With it
-    stage 0b learns to find cards sooner: of 4 to 6 clips 84% after 550 steps, with AdamW 67% (128
-    wide, 8 layers, 24 videos a step).
+    stage 0b learns to find cards sooner: among 4 to 6 clips 84% of short answers are right after
+    550 steps, with AdamW 67% (128 wide, 8 layers, 24 videos a step).
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
     al., arXiv 2502.16982, section 2.2, for the scale.
@@ -35,18 +35,16 @@ class Muon:
         self.places = list(by_shape.values())
         self.stacks = [torch.stack([matrices[i] for i in some]) for some in self.places]
         self.moved = [torch.zeros_like(stack) for stack in self.stacks]
-        views = {
-            i: view
-            for some, stack in zip(self.places, self.stacks, strict=True)
-            for i, view in zip(some, stack, strict=True)
-        }
-        self.matrices = [views[i] for i in range(len(matrices))]
+        self.matrices = list(matrices)
+        for some, stack in zip(self.places, self.stacks, strict=True):
+            for i, view in zip(some, stack, strict=True):
+                self.matrices[i] = view
 
     @torch.no_grad()
     def step(self, lr: Tensor) -> None:
         """One step at a rate, a scalar tensor, with the gradients that the matrices hold."""
         for some, stack, moved in zip(self.places, self.stacks, self.moved, strict=True):
-            grad = torch.stack([self.matrices[i].grad for i in some])
+            grad = torch.stack([self.matrices[i].grad for i in some])  # type: ignore[misc]
             moved.lerp_(grad, 1 - self.momentum)
             size = SCALE * max(stack.shape[1:]) ** 0.5
             stack.mul_(1 - lr * self.decay)

@@ -37,8 +37,7 @@ class Level:
         hard: share of the videos whose cards are neighbours of each other.
         rows: videos of a batch; turns: questions of each, at most one a card or chain.
         tokens: of each clip so many are there, any of them, where they would be if all were; None
-            = all. How much of a video is card stays the same, so that finding is as hard, but of
-            16 of 64 a batch takes a quarter of the time, and of a long one less.
+            = all. How much of a video is card stays the same, and there is less to compute.
         skip: positions that gaps between clips add, at most.
         thin: share of the batches in which visual tokens are dropped that no question has a say in.
         drop: share of those in which all are dropped as in inference; these have few questions.
