@@ -90,7 +90,8 @@ def ask_chain(
         chains: those that are shown, of one length; at: the one that is asked.
         form: options, both, free or steps.
     """
-    hops = int(rng.integers(1, len(chains[at]) + 1))
+    ways = np.arange(1, len(chains[at]) + 1)
+    hops = int(rng.choice(ways, p=ways / ways.sum()))  # the longer, the later they are learned
     way = list(chains[at])[-hops:]
     last, others = way[-1], [chain[-1] for i, chain in enumerate(chains) if i != at]
     asked = ("number", "number", "word", "caption")[rng.integers(4)]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def _from_nothing(args: argparse.Namespace, device: str, tell: Callable) -> Any:
     args.out.mkdir(parents=True, exist_ok=True)
     args.workers = WORKERS if args.workers is None else args.workers
     stage = _perceive if args.stage == "0a" else _recall
+    if args.source is not None and (args.source / HEADS).is_file():
+        shutil.copy(args.source / HEADS, args.out)
     for record in stage(model, processor, notes, args):
         tell(record)
     return model, processor, notes
@@ -128,8 +131,8 @@ def _perceive(
     model: Any, processor: Any, notes: dict[str, Any], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     heads = Heads(model.encoder.channels)
-    if args.source is not None and (args.source / HEADS).is_file():
-        heads.load_state_dict(load_file(args.source / HEADS))
+    if (args.out / HEADS).is_file():
+        heads.load_state_dict(load_file(args.out / HEADS))
     given = args.set | ({} if args.peak is None else {"peak": args.peak})
     given = {"workers": args.workers, "seed": args.seed} | given
     yield from perceive(model, args.seconds, heads=heads, **given)

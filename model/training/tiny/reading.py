@@ -24,7 +24,8 @@ SPELT = ("word", *(f"letter{i}" for i in range(LETTERS)))
 FRONT = ("shape", "colour", *SPELT)
 BACK = ("tens", "ones", "next_shape", "next_colour")
 PLAIN, ODD = 0.35, 0.35  # shares of cards without a shape, and with one of an odd colour
-LINE, LEADS = 0.35, ("GO TO ", "GO TO: ", "NEXT: ", "> ")  # share of ways in one line
+# shares of ways in one line, and of those whose line ends behind the colour
+LINE, WRAPPED, LEADS = 0.35, 0.2, ("GO TO ", "GO TO: ", "NEXT: ", "> ")
 PART = 0.25  # of the clips show their card in some frames only
 # what is told of a card: name -> number of classes
 HEADS = {
@@ -83,19 +84,24 @@ class Lesson(NamedTuple):
         odd: whether its shape has a colour without a name.
         spelt: whether its word is asked for.
         lead: if not "", the way to the next card is printed behind this, in one line.
+        wrapped: or in two, the colour in the first of them.
     """
 
     card: Card
     odd: bool = False
     spelt: bool = True
     lead: str = ""
+    wrapped: bool = False
 
     @property
     def painted(self) -> Card:
         """The card as it is to be planned: one line is the number's."""
         if not self.lead or not self.card.goto:
             return self.card
-        return replace(self.card, number=self.lead + self.card.goto, goto=None)
+        way = self.lead + self.card.goto
+        if self.wrapped:
+            return replace(self.card, goto="\n".join(way.rsplit(" ", 1)))
+        return replace(self.card, number=way, goto=None)
 
 
 def random_lesson(rng: random.Random, split: str) -> Lesson:
@@ -117,8 +123,10 @@ def random_lesson(rng: random.Random, split: str) -> Lesson:
         card = Card(shape, colour, "", word, goto)
     else:
         card = Card(shape, colour, rng.choice(NUMBERS), word)
-    lead = rng.choice(LEADS) if split == "train" and rng.random() < LINE else ""
-    return Lesson(card, PLAIN <= lot < PLAIN + ODD, not whole or split == "test", lead)
+    way = rng.random() if split == "train" else 1.0
+    lead = rng.choice(LEADS) if way < LINE + WRAPPED else ""
+    odd = PLAIN <= lot < PLAIN + ODD
+    return Lesson(card, odd, not whole or split == "test", lead, way >= LINE)
 
 
 def random_sides(rng: random.Random, frames: int) -> tuple[str, ...]:

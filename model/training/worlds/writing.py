@@ -27,6 +27,7 @@ class Card:
         colour: of `COLOURS`, the shape's.
         number, word: texts of at most 18 characters of `GLYPHS`, or "" for none.
         goto: the text that names the next card of a chain, printed after "GO TO"; None for none.
+            Of two lines the first stands where "GO TO" would.
     """
 
     shape: str
@@ -96,7 +97,8 @@ def _lines(card: Card, short: bool) -> tuple[str, str, str, str]:
         return card.number, card.word, "", ""
     if short and len(card.goto) <= 6:
         return card.number, card.word, "", f"GO TO {card.goto}"
-    return card.number, card.word, "GO TO", card.goto
+    lead, _, key = card.goto.rpartition("\n")
+    return card.number, card.word, lead or "GO TO", key
 
 
 def _cased(text: str, case: float) -> str:
