@@ -20,7 +20,7 @@ from .reading import Lesson
 # shares of cards
 SMALL, SQUASHED, BARE, PAPERED, TURNED, HOLLOW, TONED = 0.4, 0.25, 0.25, 0.2, 0.4, 0.1, 0.4
 LEAST = 0.45  # of a part's usual size
-TRIED, UNLIKE = 12, 0.12  # odd colours to choose from; how far from named ones, channels 0 to 1
+TRIED, UNLIKE = 24, 0.12  # odd colours to choose from; how far from named ones, channels 0 to 1
 HEIGHT = 0.37  # of the middle of a line of text
 # what else people call so: the lowest and the highest red, green and blue
 TONES = COLOURS | {
