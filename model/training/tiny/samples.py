@@ -237,7 +237,7 @@ def some_cards(rng: np.random.Generator, deck: Deck, level: Level) -> list[int]:
     cubes = cubes_of(deck.cards)
     order = rng.permutation(len(cubes))
     if most >= 8:
-        return [i for c in order[: most // 8] for i in cubes[c]]
+        return [i for c in order[: most // 8] for i in cubes[c]][:most]
     found = cubes[order[0]]
     for name in rng.permutation(["shape", "colour", "word"]).tolist():
         if len(found) > most:
