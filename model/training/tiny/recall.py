@@ -39,7 +39,7 @@ LEVELS = (
     Level(16, 32, rows=32, tokens=SOME, hard=0.6, again=0.2),
     Level(16, 32, 2, rows=32, tokens=SOME, hard=0.5, again=0.2),
     # of two hops or less 96% are right before a third one is found at all
-    replace(FAR, cards=24, clips=40, rows=32, chained=0.9),
+    replace(FAR, cards=24, clips=40, rows=32, chained=0.9, right=0.95),
     # only now, when cards are found: gaps from the start keep finding from being learned
     replace(FAR, skip=4_000, thin=0.3, drop=0.3),
     replace(FAR, clips=128, rows=12, hard=0.6, skip=40_000, thin=0.3, drop=0.4, again=0.3),
@@ -61,6 +61,7 @@ def recall(
     peak: float = 1e-3,
     warm: int = 100,
     decay: float = 0.05,
+    last: float = 0.2,
     slack: float = 0.0,
     steps: int | None = None,
     every: int = 25,
@@ -75,6 +76,7 @@ def recall(
         seconds: wall clock, the first drawing of batches included.
         levels, level: of the curriculum, and the one to begin with.
         peak, warm, decay: highest rate, steps up to it, weight decay.
+        last: share of all in which the rate goes down.
         slack: taken off what a level asks for before the next one begins.
         steps: at most so many; they set the rate then, not the seconds.
         every: steps between two records.
@@ -101,18 +103,19 @@ def recall(
     stream = iter(Stream(Drawer(bank, tokenizer), levels, now, seed).loader(workers))
     tally, recent = Tally(), deque[float](maxlen=OVER)
     began = time.perf_counter()
-    step, marked, last = 0, began, None
+    step, marked, before = 0, began, None
     with compiled(model.model.layers if device.type == "cuda" else []):
         while (elapsed := time.perf_counter() - began) < seconds and step != steps:
             batch = next(stream)
             logits, wanted = answers(model, bank, batch.to(device))
             loss = loss_of(logits, wanted, batch)
             loss.backward()
-            lr = plateau(step, elapsed / seconds if steps is None else step / steps, peak, warm)
+            share = elapsed / seconds if steps is None else step / steps
+            lr = plateau(step, share, peak, warm, last)
             masters.step(lr)
             step += 1
             # the step before, whose numbers are there by now: no step waits for the device
-            last, done = (batch, logits.detach().argmax(-1) == wanted, loss.detach()), last
+            before, done = (batch, logits.detach().argmax(-1) == wanted, loss.detach()), before
             if done is not None:
                 right = tally.add(*done)
                 if done[0].level == now.item():
