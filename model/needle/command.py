@@ -22,6 +22,9 @@ made of a published question file: its images as needles between the frames of -
 The letter is the model's first token behind "Best option: (". In words (free) a question comes
 without options, where there are such, and an answer is right if it is the same but for case, outer
 punctuation and spaces. Chains are also told step by step.
+
+Commands with --resume may share one --json at a time, of other --frames each: a small model leaves
+a GPU idle for most of the time, and several GPUs take a part each. Then one of all draws them.
 """
 
 
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--baselines", action="store_true", help="also blind, one frame, and 64 uniform frames")
     add("--json", type=Path, metavar="F", help="results, written whenever a cell is done")
     add("--png", type=Path, metavar="F", help="a heat map, or of chains a plot")
-    add("--resume", action="store_true", help="leave out the cells that --json has")
+    add("--resume", action="store_true", help="leave out the cells that --json has; see below")
     add("--cache", type=Path, metavar="DIR", help="features (default: ~/.cache/hico/needle)")
     add("--time", action="store_true", help="print the seconds of each stage, on stderr")
     add_model_options(parser)
@@ -108,7 +111,7 @@ def _finish(args: argparse.Namespace, task: Any, frames: tuple[int, ...], record
     cells = [record.cells[place] for place in wanted]
     print(table(cells))
     if args.png is not None:
-        save(cells, args.png, f"{args.model or 'random weights'}: {args.world or args.data.name}")
+        save(cells, args.png, f"{args.model or 'hico-tiny'}: {args.world or args.data.name}")
 
 
 def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -77,9 +80,11 @@ def pairs_of(caption: Sequence[bool], qa: Sequence[bool]) -> dict[str, float | i
 class Record:
     """Cells that are done, and their file; None = they are kept in memory alone.
 
+    Several processes may go on with one file at a time, of other cells each.
+
     Args:
         settings: all that a cell depends on besides its place in the grid.
-        run: where and when cells that are added were measured.
+        run: where and when cells that are added were measured, and its name as "run".
         resume: go on with the cells of the file.
 
     Raises:
@@ -92,9 +97,9 @@ class Record:
         self.path, self.settings = path, json.loads(json.dumps(settings))
         self.cells: dict[Cell, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
-        self.runs = [run]
-        if resume and path is not None and path.exists():
-            self._resume(path)
+        self.runs, self.resume = [run], resume
+        if path is not None:
+            self._read(path)
 
     def add(self, cells: Sequence[dict[str, Any]], seconds: dict[str, float]) -> None:
         """Cells that are done go to the file, whole or not at all.
@@ -106,8 +111,11 @@ class Record:
             self.cells[_place(cell)] = cell | {"run": self.runs[-1].get("run")}
         self.runs[-1]["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         if self.path is not None:
-            with replacing(self.path) as file:
-                file.write((json.dumps(self.content(), indent=1) + "\n").encode())
+            with _alone(self.path.parent):
+                self._read(self.path)
+                with replacing(self.path) as file:
+                    file.write((json.dumps(self.content(), indent=1) + "\n").encode())
+            self.resume = True  # the file is this run's now, if it was not
 
     def content(self) -> dict[str, Any]:
         """All that the file says."""
@@ -121,7 +129,10 @@ class Record:
             "cells": cells,
         }
 
-    def _resume(self, path: Path) -> None:
+    def _read(self, path: Path) -> None:
+        """Takes over the cells and runs of the file that others have written."""
+        if not self.resume or not path.exists():
+            return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             settings, cells, runs = (found[name] for name in ("settings", "cells", "runs"))
@@ -135,7 +146,20 @@ class Record:
                 f"{path}: expected results of these settings to resume, got others in "
                 f"{', '.join(f'{n} ({settings.get(n)!r})' for n in other)}"
             )
-        self.cells, self.runs = places, [*runs, *self.runs]
+        self.cells = places | self.cells
+        own = self.runs[-1]
+        self.runs = [*(run for run in runs if run.get("run") != own.get("run")), own]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process is in such a block for the folder meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def averages(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,5 +1,7 @@
 """Needles in worlds: where they stand, what they share, how answers are counted."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ from needle_helpers import small_model
 from hico.model import DropoutSettings
 from hico.model.needle.answering import Answerer
 from hico.model.needle.features import Haystack, Store, fingerprint
+from hico.model.needle.grid import share_of
 from hico.model.needle.haystacks import open_haystack
 from hico.model.needle.placement import placed
 from hico.model.needle.record import Record
@@ -238,6 +241,24 @@ def test_a_run_goes_on_where_it_was(tmp_path, store):
         path.write_text(wrong)
         with pytest.raises(ValueError, match="expected results of a needle test"):
             Record(path, settings, {}, True)
+
+
+def test_several_runs_share_a_file(tmp_path):
+    path, share = tmp_path / "found.json", {"letter": share_of([True])}
+
+    def go(run):
+        record = Record(path, {"needles": 1}, {"run": str(run)}, resume=True)
+        for depth in range(5):
+            record.add([{"frames": run, "depth": depth / 4, "needle": share}], {"letter": run})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(go, range(8)))
+    found = json.loads(path.read_text())
+    places = [(cell["frames"], cell["run"]) for cell in found["cells"]]
+    assert places == [(i // 5, str(i // 5)) for i in range(40)]
+    seconds = {run["run"]: run["seconds"]["letter"] for run in found["runs"]}
+    assert len(found["runs"]) == 8 and seconds == {str(run): run for run in range(8)}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_features_are_made_once(tmp_path):

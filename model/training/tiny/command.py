@@ -60,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     )
     bank.add_argument("--tested", type=int, default=0, help="worlds of the test split, behind (0)")
     bank.add_argument("--level", type=int, help="to begin with (where the last run ended)")
+    last = len(LEVELS) - 1
+    bank.add_argument("--until", type=int, default=last, help="the last level (%(default)s)")
     return found
 
 
@@ -75,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if not args.seconds > 0:
         raise ValueError(f"seconds: expected more than 0, got {args.seconds}")
+    if not 0 <= args.until < len(LEVELS):
+        raise ValueError(f"--until: expected 0 to {len(LEVELS) - 1}, got {args.until}")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def tell(record: dict[str, Any]) -> None:
@@ -153,7 +157,8 @@ def _recall(
         bank,
         processor.tokenizer,
         args.seconds,
-        level=min(level, len(LEVELS) - 1),
+        levels=LEVELS[: args.until + 1],
+        level=min(level, args.until),
         workers=args.workers,
         seed=args.seed,
         **given,
