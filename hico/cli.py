@@ -17,7 +17,7 @@ COMMANDS = {
     "ask": ("hico.model.ask", "answer a question about a video or an image"),
     "chat": ("hico.model.chat", "answer many questions about one video or image"),
     "view": ("hico.model.view", "draw what was merged and kept over a video's frames"),
-    "demo": ("hico.model.demo", "try all of it on a video: read, merge, draw, ask"),
+    "demo": ("hico.model.demo", "find a card in a video that is drawn, or try all of it on yours"),
     "world": ("hico.model.training.worlds.command", "make videos and questions with exact answers"),
     "build": ("hico.model.training.build.command", "make training rows of annotated events"),
     "train": ("hico.model.training.command", "train a stage of the model from a YAML file"),

@@ -1,4 +1,4 @@
-"""`hico demo`: what hico does, tried on a video: patches merged and drawn, a question answered."""
+"""`hico demo`: what hico does, tried: a needle found, or a video's patches merged and drawn."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from tqdm import tqdm
 import hico
 
 from .ask import table, write
-from .load import random_model
-from .options import usual_dropout
+from .demo_needle import find_needle
+from .load import load_model
 from .picture import check_output, merge_picture, require_matplotlib, save_picture
 from .video import Video, open_video, resize_frames
 
+WHAT = """
+Without a video one is drawn with cards that training never showed, and hico-tiny, the model that
+ships, is asked for one of them; the picture shows what it kept of each clip. Of a video that is
+given the picture shows how patches are merged, by simple features, and hico-tiny is asked about it.
+"""
 SHIPPED = Path(__file__).parent / "data" / "demo.mp4"
 FRAMES = 4  # of a clip, as in the published model
 MOST_CLIPS = 32  # the picture grows with them
 SHOWN = 336  # pixels of a frame's shorter side in the picture
+DRAWN = 64  # frames of a video that is drawn
 WATCHED = 64  # frames that the model is shown
 ANSWER = 32  # tokens
 QUESTION = "What happens in this video?"
@@ -30,7 +36,8 @@ QUESTION = "What happens in this video?"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hico demo`."""
     add = parser.add_argument
-    add("video", nargs="?", type=Path, help="any video file (default: a short one that ships)")
+    parser.epilog = WHAT
+    add("video", nargs="?", type=Path, help="any video file (default: one that is drawn)")
     add(
         "-o",
         "--output",
@@ -39,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PNG",
         help="where the picture goes (default: %(default)s)",
     )
-    add("--question", default=QUESTION, help="what the model is asked (default: %(default)r)")
+    add("--question", help=f"what the model is asked (default: for a card; {QUESTION!r})")
+    add("--seed", type=int, default=0, metavar="S", help="of the drawn video (default: 0)")
+    add("--frames", type=int, default=DRAWN, metavar="N", help=f"of it (default: {DRAWN})")
     for name, default, what in (
         ("--tokens", 64, "tokens that a clip keeps"),
         ("--clips", 4, f"clips of {FRAMES} frames, spread over the video"),
@@ -50,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the video, merge, write the picture, ask the question and print both; 0 on success.
+    """Ask the model, write the picture, and print what came out; 0 on success.
 
     Raises:
         ValueError, OSError: an argument out of range, or a file that cannot be read or written.
@@ -58,9 +67,14 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
     require_matplotlib()
+    return find_needle(args) if args.video is None else merge_and_ask(args)
+
+
+def merge_and_ask(args: argparse.Namespace) -> int:
+    """Draw how a video's patches are merged, then ask the model about it; 0."""
     side = args.image_size // args.patch
     before, after = FRAMES * side * side, args.tokens
-    with open_video(args.video or SHIPPED) as video:
+    with open_video(args.video) as video:
         chosen = video.sample(args.clips * FRAMES)
         shots = _read(video, chosen.tolist())
         times = video.seconds[chosen].reshape(args.clips, FRAMES)
@@ -81,23 +95,20 @@ def run(args: argparse.Namespace) -> int:
     headline = f"Patches of one colour, across {FRAMES} frames, become one token"
     save_picture(merge_picture(clips, merged.map, (side, side), titles, headline), args.output)
     print(f"picture: {args.output}")
-    _answer(args.video or SHIPPED, args.question)
+    _answer(args.video, args.question or QUESTION)
     return 0
 
 
 def _answer(video: Path, question: str) -> None:
-    """The whole path, from file to words, with a small model."""
+    """The whole path, from file to words."""
     from .session import VideoSession
 
-    model, processor = random_model()
-    print("\nmodel: a tiny VideoChat-Flash with RANDOM weights, as no trained ones ship yet:")
-    print("what it answers means nothing, only the path to it is real.")
+    model, processor = load_model()
+    print("\nmodel: hico-tiny, which has learned from drawn cards alone: of other things it knows")
+    print("nothing, and what it answers about them means nothing.")
     print(f"question: {question}\nanswer: ", end="")
     quiet = not sys.stderr.isatty()
-    dropout = usual_dropout(model)
-    session = VideoSession.open(
-        model, processor, video, frames=WATCHED, dropout=dropout, progress=not quiet
-    )
+    session = VideoSession.open(model, processor, video, frames=WATCHED, progress=not quiet)
     write(session.stream(question, max_new_tokens=ANSWER))
     print(table(session))
 
@@ -163,6 +174,6 @@ def _check(args: argparse.Namespace) -> None:
     most = FRAMES * (args.image_size // args.patch) ** 2
     if not 1 <= args.tokens <= most:
         raise ValueError(f"--tokens: expected 1 to {most}, got {args.tokens}")
-    if not args.question.strip():
+    if args.question is not None and not args.question.strip():
         raise ValueError("--question: expected some text, got none")
     check_output(args.output)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .settings import DropoutSettings
 
 RANDOM = (
-    "The model's weights are random (no trained ones ship yet): its answers mean nothing. "
-    "Name a trained one with --model."
+    "The model's weights are random: its answers mean nothing. Name a trained one with --model, "
+    "or none for hico-tiny, which ships."
 )
 RANDOM_NAME = "random:"  # then a size, as in hico.model.load.random_model
 DTYPES = {
@@ -33,7 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="ID_OR_PATH",
         help="a folder of an official VideoChat-Flash model, an id of the Hugging Face Hub, or "
-        "random:SIZE: demo, 1.5b or 7b (default: random:demo)",
+        "random:SIZE: demo, 1.5b or 7b (default: hico-tiny, which ships)",
     )
     add(
         "--dropout",
@@ -79,10 +79,10 @@ def check_frames(count: int) -> int:
 def is_random(name: str | None) -> bool:
     """Whether a --model has random weights.
 
-    >>> is_random("random:7b"), is_random("owner/name")
-    (True, False)
+    >>> is_random("random:7b"), is_random("owner/name"), is_random(None)
+    (True, False, False)
     """
-    return name is None or name.startswith(RANDOM_NAME)
+    return name is not None and name.startswith(RANDOM_NAME)
 
 
 def model_of(args: argparse.Namespace) -> tuple[Any, Any, DropoutSettings | None]:
@@ -98,7 +98,7 @@ def model_of(args: argparse.Namespace) -> tuple[Any, Any, DropoutSettings | None
     dtype = None if args.dtype is None else DTYPES[args.dtype]
     if is_random(args.model):
         print(RANDOM, file=sys.stderr)
-        size = (args.model or "demo").removeprefix(RANDOM_NAME)
+        size = args.model.removeprefix(RANDOM_NAME)
         model, processor = random_model(size, device=args.device, dtype=dtype)
     else:
         model, processor = load_model(args.model, args.device, dtype)

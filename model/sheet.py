@@ -51,7 +51,8 @@ def contact_sheet(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     page.set_axis_off()
-    for y, text, size, weight in ((30, headline, 15, "bold"), (62, note, 11, "normal")):
+    for y, text, most, weight in ((30, headline, 15, "bold"), (62, note, 11, "normal")):
+        size = max(7, min(most, 1.1 * width / max(1, len(text))))  # points: a line fits the page
         _write(page, BETWEEN, y, text, size, INK, weight)
     for i, clip in enumerate(seen.clips):
         x = BETWEEN + i % ACROSS * (wide + BETWEEN)

@@ -29,4 +29,4 @@ def test_a_question_about_the_shipped_video(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [path, "--frames", "8", "--dropout", "2:0.5"])
     runpy.run_path(path, run_name="__main__")
     said = capsys.readouterr().out
-    assert said.startswith("random weights") and "answer:" in said and "decoding" in said
+    assert said.startswith("answer:") and "decoding" in said

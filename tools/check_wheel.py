@@ -62,6 +62,17 @@ def install(wheel: Path, work: Path) -> Path:
     return folder / "bin"
 
 
+SHIPPED = """
+from hico.model.load import load_model, shipped
+
+sizes = {path.name: path.stat().st_size for path in shipped().iterdir()}
+assert sizes["model.safetensors"] <= 15 << 20, sizes
+model, _ = load_model(device="cpu")
+count = sum(p.numel() for p in model.parameters())
+print(f"hico-tiny: {count} parameters, {sum(sizes.values())} bytes in {shipped()}")
+"""
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hico-wheel-") as name:
         work = Path(name)
@@ -72,7 +83,9 @@ def main() -> int:
         print(f"built {wheel.name} ({wheel.stat().st_size / 1e6:.2f} MB)")
         print(call(scripts / "hico", "--version", cwd=empty), end="")
         print(call(scripts / "python", "-c", IMPORT_ALL, cwd=empty), end="")
-        call(scripts / "hico", "demo", "-o", "picture.png", cwd=empty)
+        print(call(scripts / "python", "-c", SHIPPED, cwd=empty), end="")
+        said = call(scripts / "hico", "demo", "-o", "picture.png", cwd=empty)
+        assert "right answer:" in said, said
         print(f"hico demo: {(empty / 'picture.png').stat().st_size} bytes of picture")
     return 0
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hico import cli
-from hico.model import ask, options
+from hico.model import ask, load, options
 from hico.model.demo import SHIPPED
 from hico.model.load import random_model
 from hico.model.stats import Stage
@@ -66,6 +66,24 @@ def test_a_model_by_its_folder(tmp_path, capsys):
     assert hico("ask", *SMALL, "What?", "--model", tmp_path) == 0
     named = capsys.readouterr()
     assert "random" not in named.err and named.out.strip()
+
+
+def test_no_name_is_the_model_that_ships(tmp_path, capsys, monkeypatch):
+    model, processor = random_model(seed=4, device="cpu")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    words = [*SMALL[:-2], "What?", "--json"]
+    assert hico("ask", *words, "--model", tmp_path) == 0
+    named = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(load, "SHIPPED", tmp_path)
+    assert hico("ask", *words) == 0
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert said["answer"] == named["answer"] and said["model"] is None
+    assert not said["random_weights"] and "random" not in err
+    (tmp_path / "model.safetensors").unlink()
+    assert hico("ask", *words) == 2
+    assert "hico-tiny: no model.safetensors in" in capsys.readouterr().err
 
 
 def test_an_image(tmp_path, capsys):

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from hico import TokenMap
-from hico.model import demo
+from hico.model import demo, demo_needle
+from hico.model.load import random_model
 from hico.model.picture import group_colours, merge_picture, save_picture
+from hico.model.training.worlds.spec import WorldSpec
 from hico.model.video import VideoReader
 
 pytest.importorskip("av")
@@ -30,11 +32,22 @@ def picture_only(monkeypatch, plain_on_cpu):
     monkeypatch.setattr(demo, "_answer", lambda *_: None)
 
 
+@pytest.fixture
+def small_model(monkeypatch, plain_on_cpu):
+    """Random weights in place of those that ship, dropping as they do."""
+    model, processor = random_model(device="cpu")
+    model.config.mm_llm_compress = True
+    model.config.llm_compress_layer_list = [2, 4]
+    model.config.llm_image_token_ratio_list = [1.0, 0.75, 0.25]
+    model.config.llm_compress_type = "uniform0_attention"
+    monkeypatch.setattr(demo_needle, "load_model", lambda: (model, processor))
+
+
 @pytest.mark.usefixtures("plain_on_cpu")
 def test_the_shipped_video_becomes_a_picture_and_an_answer(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "WATCHED", 16)
     path = tmp_path / "out.png"
-    assert run("-o", path, "--image-size", 112) == 0
+    assert run(demo.SHIPPED, "-o", path, "--image-size", 112) == 0
     with Image.open(path) as picture:
         picture.load()
         assert picture.format == "PNG" and picture.width > 1800
@@ -45,17 +58,42 @@ def test_the_shipped_video_becomes_a_picture_and_an_answer(tmp_path, capsys, mon
     assert "read 16 of the 200 frames, spread over 8.0 s" in said
     assert "784 -> 256 tokens, 3.1 times fewer" in said and str(path) in said
     assert list(tmp_path.iterdir()) == [path]
-    assert "RANDOM weights" in said and "means nothing" in said
-    answer = re.search(r"^question: What .*\nanswer: (\S.*)$", said, re.M)
-    assert answer and len(answer[1]) > 10
+    assert "hico-tiny" in said and "means nothing" in said
+    assert re.search(r"^question: What .*\nanswer: \S", said, re.M)
     assert "16 frames\n" in said and "3,136 patches -> 256 merged\n" in said
-    assert "256 -> 192 from layer 1 -> 64 from layer 4\n" in said
+    assert re.search("256 -> 192 from layer [0-9]+ -> 64 from layer [0-9]+\n", said)
+
+
+@pytest.mark.usefixtures("small_model")
+def test_a_needle_is_asked_for_in_a_video_that_is_drawn(tmp_path, capsys):
+    path = tmp_path / "out.png"
+    assert run("-o", path, "--frames", 32, "--seed", 3) == 0
+    said = capsys.readouterr().out
+    world = WorldSpec("needle", 3, 32, split="test").make(0)
+    question, right = world.questions[0].turn("free")
+    assert re.search(
+        rf"^question: {re.escape(question)}\nanswer: .*\nright answer: {right}$", said, re.M
+    )
+    assert "32 frames, 4 cards" in said and "6,272 patches -> 512 merged" in said
+    assert "512 -> 384 from layer 2 -> 128 from layer 4" in said
+    assert f"picture: {path}" in said and re.search(r"^[0-9.]+ s from ", said, re.M)
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.width > 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("small_model")
+def test_a_question_of_ones_own_has_no_right_answer(tmp_path, capsys):
+    run("-o", tmp_path / "out.png", "--frames", 96, "--question", "Costs it $5?")
+    said = capsys.readouterr().out
+    assert "question: Costs it $5?\n" in said and "right answer: not known" in said
 
 
 @pytest.mark.usefixtures("picture_only")
 def test_the_picture_is_the_same_every_time(tmp_path):
     for name in ("a.png", "b.png"):
-        run("-o", tmp_path / name, "--clips", 1, "--image-size", 64, "--tokens", 9)
+        run(demo.SHIPPED, "-o", tmp_path / name, "--clips", 1, "--image-size", 64, "--tokens", 9)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -63,7 +101,7 @@ def test_the_picture_is_the_same_every_time(tmp_path):
 def test_an_older_picture_is_replaced(tmp_path):
     path = tmp_path / "out.png"
     path.write_text("old")
-    run("-o", path, "--clips", 1, "--image-size", 64, "--tokens", 1)
+    run(demo.SHIPPED, "-o", path, "--clips", 1, "--image-size", 64, "--tokens", 1)
     with Image.open(path) as picture:
         picture.verify()
 
@@ -84,6 +122,9 @@ def test_the_shipped_video():
         (["--patch", 0], "--patch: expected at least 1, got 0"),
         (["--patch", 15], r"--image-size: expected a multiple of --patch \(15\), got 224"),
         (["--image-size", 0], "got 0"),
+        (["--frames", 36], "--frames: expected a multiple of 8, got 36"),
+        (["--frames", 16], "frames: expected room for 4 cards"),
+        (["--seed", -1], "seed: expected"),
         (["--question", " "], "--question: expected some text, got none"),
         (["-o", "out.jpg"], r"out\.jpg: expected a file name that ends in \.png"),
         (["-o", "nowhere/out.png"], "the folder nowhere does not exist"),

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hico.model.load import PUBLISHED, load_model
+from hico.model.load import PUBLISHED, WEIGHTS, load_model, shipped
 
 from .reading import Heads
 from .sizes import CONFIG
 from .tokenizer import replace_text, train_tokenizer, write_tokenizer
 
 NOTES = "training.json"
-READER = Path(__file__).with_name("reader.safetensors")  # what stage 0a came to
+READING = Path(__file__).with_name("heads.safetensors")  # of stage 0a, for hico-tiny's encoder
+ENCODER = "model.vision_tower.vision_tower."
 LARGEST = 15 << 20  # bytes of the weights, in bf16
 
 
@@ -64,12 +66,17 @@ def _redraw(model: Any) -> None:
 
 
 def take_reader(model: Any) -> Heads:
-    """Puts the encoder that stage 0a came to in place of the model's own; its heads beside it."""
-    state = load_file(READER)
+    """Puts hico-tiny's encoder in place of the model's own; the heads that tell what it reads.
+
+    Raises:
+        FileNotFoundError: hico-tiny's weights are not there.
+    """
+    with safe_open(shipped() / WEIGHTS, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(ENCODER)]  # noqa: SIM118
+        own = {name.removeprefix(ENCODER): file.get_tensor(name) for name in names}
+    model.encoder.load_state_dict(own)
     heads = Heads(model.encoder.channels)
-    for part, name in ((model.encoder, "encoder."), (heads, "heads.")):
-        own = {k.removeprefix(name): one for k, one in state.items() if k.startswith(name)}
-        part.load_state_dict(own)
+    heads.load_state_dict(load_file(READING))
     return heads
 
 
