@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tiny_helpers import small_model
 
-from hico.model.training.tiny.easel import Drafts, Easel, Pool, Seen, draft
+from hico.model.training.tiny.easel import Drafts, Easel, Pool, Seen, draft, drafted
 from hico.model.training.tiny.perceive import Reader
 from hico.model.training.tiny.reading import (
     CELLS,
@@ -54,7 +54,7 @@ def test_what_heads_are_told():
     given = lessons("train", 60)
     told = targets([*given, None], [("both",)] * 61)
     assert told.shape == (61, len(HEADS)) and told[-1, 0] == 0 and (told[-1, 1:] == NO).all()
-    for row, (card, odd, spelt, _) in zip(told, given, strict=False):
+    for row, (card, odd, spelt, *_) in zip(told, given, strict=False):
         found = dict(zip(NAMES, row.tolist(), strict=True))
         letters = [found[f"letter{i}"] for i in range(6)]
         if spelt:
@@ -105,7 +105,7 @@ def test_no_lesson_tells_which_words_are_for_tests():
     assert not any(held_out(c.shape, c.colour, c.word) for c, *_ in whole)
     assert all(one.spelt for one in given if one not in whole)
     tested = lessons("test", 50)
-    assert all(held_out(c.shape, c.colour, c.word) and s and not o for c, o, s, _ in tested)
+    assert all(held_out(c.shape, c.colour, c.word) and s and not o for c, o, s, *_ in tested)
 
 
 def test_characters_stand_where_ink_is():
@@ -161,6 +161,21 @@ def test_drafts_are_painted_like_cards(model):
     assert not seen.clips[~shown].any() and not cells[~shown].any() and cells[shown].any()
     assert seen.cells.shape == (6, 4 * (size // model.encoder.patch_size) ** 2, 4, 3)
     assert seen.cells.dtype == torch.uint8
+
+
+def test_some_looks_vary_and_the_others_stay(model):
+    fonts = stroke_fonts()
+    rng = random.Random(5)
+    given = [random_lesson(rng, "test") for _ in range(6)], [random_style(rng) for _ in range(6)]
+    varied = np.array([True, False] * 3)
+    hay = torch.zeros(6, 2, *[model.encoder.image_size] * 2, 3, dtype=torch.uint8)
+
+    def painted_with(varied):
+        drawn = drafted(random.Random(1), *given, [("both", "back")] * 6, fonts, varied)
+        return Easel(model.encoder, fonts)(drawn, hay).clips
+
+    same = (painted_with(varied) == painted_with(np.zeros(6, bool))).flatten(1).all(1)
+    assert same[1::2].all() and not same[::2].all()
 
 
 def test_cells_lie_in_their_patches(model):

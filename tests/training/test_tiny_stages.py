@@ -36,7 +36,7 @@ def small(monkeypatch):
 def test_a_bank_is_what_the_model_sees(small):
     """A card painted alone and encoded by the model is its row of the bank."""
     model, _ = small()
-    bank = paint_bank(model, worlds=2, hay=5, batch=16)
+    bank = paint_bank(model, worlds=2, hay=5, batch=16, varied=0.0)
     assert bank.features.shape == (bank.hay + 5, 64, 40)
     assert [deck.hops for deck in bank.decks] == [1, 2]
     world = banks.draw_worlds(2)[1]

@@ -1,5 +1,6 @@
 """Cards as others might draw them: each change does what it says, and no more."""
 
+from dataclasses import replace
 from itertools import combinations
 from random import Random
 
@@ -172,6 +173,10 @@ def test_ways_in_one_line_are_painted_where_numbers_are():
     way = Lesson(Card("star", "red", "", "lemon", "orange triangle"), lead=LEADS[0])
     assert way.painted == Card("star", "red", "GO TO orange triangle", "lemon", None)
     assert LESSON._replace(lead=LEADS[0]).painted == LESSON.card
+    wrapped = way._replace(wrapped=True)
+    assert wrapped.painted == replace(way.card, goto="GO TO orange\ntriangle")
+    what, part, order = stands(planned([wrapped]))
+    assert part.unique().tolist() == [0, 1, 3, 4, 5] and order[part == 4].max() == 11
     longest = max(len(lead) for lead in LEADS) + len("orange triangle")
     assert longest <= LONGEST + 6 and all(glyph_ids(lead) for lead in LEADS)
     what, part, order = stands(planned([way]))

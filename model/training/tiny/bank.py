@@ -5,19 +5,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from hico.model._pixels import normalize
 from hico.model.training.worlds import World, make_world
-from hico.model.training.worlds.cards import Card, render_cards
+from hico.model.training.worlds.cards import Card, random_style
+from hico.model.training.worlds.fonts import stroke_fonts
 from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.world import CLIP
 from hico.model.vision.clip_modes import clip_tokens
 
-from .easel import TEST
+from .easel import TEST, Easel, drafted
+from .reading import Lesson, random_way
+from .typefaces import training_fonts
 
+VARIED = 0.5
 HOPS = (2, 3, 3)  # of every third deck with chains
 ROOM = 1000  # frames of the worlds that cards are taken from
 
@@ -87,8 +92,9 @@ def paint_bank(
     hay: int,
     split: str = "train",
     seed: int = 0,
-    batch: int = 1024,
+    batch: int = 512,
     mode: str = "similarity",
+    varied: float = VARIED,
 ) -> Bank:
     """Draws worlds and haystack, and sees each of their clips once, on the model's device.
 
@@ -97,17 +103,28 @@ def paint_bank(
         worlds: how many of about 40 cards each; hay: clips of haystack.
         batch: clips painted at once: below 512 a GPU is mostly idle.
         mode: how the tokens of a clip become fewer, as in clip_tokens; "none" keeps them all.
+        varied: share of the cards that look as others might draw them; of the split "test" none.
     """
     device, size = next(model.encoder.parameters()).device, model.encoder.image_size
     drawn = draw_worlds(worlds, split, seed)
     placed = [one for world in drawn for one in world.placements]
+    rng, fonts = random.Random(seed), stroke_fonts()
+    looks = random.Random(f"{seed} looks")
+    other = np.array([split == "train" and looks.random() < varied for _ in placed])
+    if other.any():
+        fonts = training_fonts()
+    easel = Easel(model.encoder, fonts)
 
     def cards(at: range) -> Tensor:
-        some = placed[at.start : at.stop]
-        said, looks = [one.card for one in some], [one.style for one in some]
-        return render_cards(said, looks, size, device=device, side=[one.sides for one in some])
+        some, differ = placed[at.start : at.stop], other[at.start : at.stop]
+        lessons, styles = [], []
+        for one, differs in zip(some, differ, strict=True):
+            lessons.append(Lesson(one.card, False, True, *(random_way(looks) if differs else ())))
+            styles.append(random_style(looks, "train", fonts) if differs else one.style)
+        sides = [one.sides for one in some]
+        hay = torch.zeros(len(some), CLIP, size, size, 3, dtype=torch.uint8, device=device)
+        return easel(drafted(looks, lessons, styles, sides, fonts, differ), hay).clips
 
-    rng = random.Random(seed)
     starts = [rng.randrange(1 << 20) * CLIP for _ in range(hay)]
     haystack = NaturalHaystack(rng.randrange(1 << 16) if split == "train" else TEST)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from hico.model.training.worlds.cards import on_device, random_style
+from hico.model.training.worlds.cards import Style, on_device, random_style
 from hico.model.training.worlds.fonts import FontSet, stroke_fonts
 from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.labels import stands_where
@@ -22,7 +22,7 @@ from hico.model.training.worlds.placing import plan
 from hico.model.training.worlds.vocabulary import SIDES
 
 from .ahead import made_ahead
-from .reading import SIDE, random_lesson, random_sides, targets
+from .reading import SIDE, Lesson, random_lesson, random_sides, targets
 from .variety import vary
 
 BEHIND = "behind "  # before the names of what scenes are painted from
@@ -66,33 +66,61 @@ class Field(NamedTuple):
 
 def draft(rng: random.Random, count: int, frames: int, split: str, fonts: FontSet) -> Draft:
     """So many random cards of a split."""
-    numbers, told, shown = _planned(rng, count, frames, split, fonts)
-    parts = [one.float().reshape(len(one), -1) for _, one in sorted(numbers.items())]
-    return Draft(torch.cat(parts, 1), told, shown)
-
-
-def _planned(
-    rng: random.Random, count: int, frames: int, split: str, fonts: FontSet
-) -> tuple[Numbers, Tensor, Tensor]:
     lessons = [random_lesson(rng, split) for _ in range(count)]
     styles = [random_style(rng, split, fonts) for _ in range(count)]
     sides = [random_sides(rng, frames) for _ in range(count)]
-    numbers = np.array([[SIDES.index(side or "both") for side in each] for each in sides])
-    planned = plan([one.painted for one in lessons], styles, numbers, True, fonts)
-    if split == "train":
-        planned = vary(planned, lessons, np.random.default_rng(rng.getrandbits(60)))
+    varied = np.full(count, split == "train")
+    return drafted(rng, lessons, styles, sides, fonts, varied)
+
+
+def drafted(
+    rng: random.Random,
+    lessons: Sequence[Lesson],
+    styles: Sequence[Style],
+    sides: Sequence[Sequence[str]],
+    fonts: FontSet,
+    varied: np.ndarray,
+) -> Draft:
+    """Cards in these looks, n each.
+
+    Args:
+        sides: of each frame, "" where the card is not there.
+        varied: bool [n], whose looks are to be those of others, see `vary`.
+    """
+    numbers = _numbers(rng, lessons, styles, sides, fonts, varied)
+    parts = [one.float().reshape(len(one), -1) for _, one in sorted(numbers.items())]
+    shown = torch.tensor([[bool(side) for side in each] for each in sides])
+    return Draft(torch.cat(parts, 1), torch.from_numpy(targets(lessons, sides)), shown)
+
+
+def _numbers(
+    rng: random.Random,
+    lessons: Sequence[Lesson],
+    styles: Sequence[Style],
+    sides: Sequence[Sequence[str]],
+    fonts: FontSet,
+    varied: np.ndarray,
+) -> Numbers:
+    """Of cards and of what is behind them."""
+    seen = np.array([[SIDES.index(side or "both") for side in each] for each in sides])
+    planned = plan([one.painted for one in lessons], styles, seen, True, fonts)
+    if varied.any():
+        other = vary(planned, lessons, np.random.default_rng(rng.getrandbits(60)))
+        for name, one in planned.items():
+            some = varied.reshape(-1, *[1] * (one.ndim - 1))
+            planned[name] = np.where(some, other[name], one)
     seeds, times = (planned.pop(name).reshape(-1) for name in ("behind", "time"))
     cpu = torch.device("cpu")
     scenes = scene_numbers(seeds, times, cpu)
     whole = on_device(planned, slice(None), cpu)
-    told = torch.from_numpy(targets(lessons, sides))
-    shown = torch.tensor([[bool(side) for side in each] for each in sides])
-    return whole | {f"{BEHIND}{name}": one for name, one in scenes.items()}, told, shown
+    return whole | {f"{BEHIND}{name}": one for name, one in scenes.items()}
 
 
 def fields() -> list[Field]:
     """What lies one after the other in `Draft.packed`."""
-    numbers, *_ = _planned(random.Random(0), 1, 1, "train", stroke_fonts())
+    rng, fonts = random.Random(0), stroke_fonts()
+    lesson, style = random_lesson(rng, "test"), random_style(rng, "test", fonts)
+    numbers = _numbers(rng, [lesson], [style], [("both",)], fonts, np.array([False]))
     return [
         Field(name, tuple(one.shape[1:]), not one.is_floating_point())
         for name, one in sorted(numbers.items())

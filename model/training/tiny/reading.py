@@ -123,10 +123,14 @@ def random_lesson(rng: random.Random, split: str) -> Lesson:
         card = Card(shape, colour, "", word, goto)
     else:
         card = Card(shape, colour, rng.choice(NUMBERS), word)
-    way = rng.random() if split == "train" else 1.0
-    lead = rng.choice(LEADS) if way < LINE + WRAPPED else ""
-    odd = PLAIN <= lot < PLAIN + ODD
-    return Lesson(card, odd, not whole or split == "test", lead, way >= LINE)
+    odd, spelt = PLAIN <= lot < PLAIN + ODD, not whole or split == "test"
+    return Lesson(card, odd, spelt, *(random_way(rng) if split == "train" else ()))
+
+
+def random_way(rng: random.Random) -> tuple[str, bool]:
+    """A lesson's lead, and whether it is wrapped: of the way to the next card, if there is one."""
+    way = rng.random()
+    return (rng.choice(LEADS) if way < LINE + WRAPPED else ""), way >= LINE
 
 
 def random_sides(rng: random.Random, frames: int) -> tuple[str, ...]:
