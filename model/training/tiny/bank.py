@@ -122,8 +122,7 @@ def paint_bank(
             lessons.append(Lesson(one.card, False, True, *(random_way(looks) if differs else ())))
             styles.append(random_style(looks, "train", fonts) if differs else one.style)
         sides = [one.sides for one in some]
-        hay = torch.zeros(len(some), CLIP, size, size, 3, dtype=torch.uint8, device=device)
-        return easel(drafted(looks, lessons, styles, sides, fonts, differ), hay).clips
+        return easel.clips(drafted(looks, lessons, styles, sides, fonts, differ))
 
     starts = [rng.randrange(1 << 20) * CLIP for _ in range(hay)]
     haystack = NaturalHaystack(rng.randrange(1 << 16) if split == "train" else TEST)

@@ -17,7 +17,14 @@ from hico.model.training.worlds.fonts import FontSet, stroke_fonts
 from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.labels import stands_where
 from hico.model.training.worlds.natural import paint_scene, scene_numbers
-from hico.model.training.worlds.painting import Numbers, Pictures, finish, paint_cards, pictures
+from hico.model.training.worlds.painting import (
+    Numbers,
+    Pictures,
+    finish,
+    frames_at_once,
+    paint_cards,
+    pictures,
+)
 from hico.model.training.worlds.placing import plan
 from hico.model.training.worlds.vocabulary import SIDES
 
@@ -184,6 +191,14 @@ class Easel:
         there = cells.unflatten(0, shown.shape) * shown[..., None, None, None]
         return Seen(clips, draft.told.to(self.device, non_blocking=True), there.flatten(1, 2))
 
+    @torch.no_grad()
+    def clips(self, draft: Draft) -> Tensor:
+        """The pictures alone, uint8 [n, T, S, S, 3], of cards that are there in every frame."""
+        pieces = draft.packed.to(self.device).split(frames_at_once(self.size, self.device))
+        given = [unpacked(one, self.fields) for one in pieces]
+        done = torch.cat([picture(*numbers, self.seen, self.size) for numbers in given])
+        return done.unflatten(0, draft.shown.shape)
+
     def haystack(self, rng: random.Random, count: int, frames: int, split: str) -> Seen:
         """Clips without a card."""
         starts = torch.tensor([rng.randrange(1 << 22) * frames for _ in range(count)])
@@ -201,10 +216,15 @@ def paint(
 ) -> tuple[Tensor, Tensor]:
     """Frames uint8 [B, S, S, 3], and what stands where: uint8 [B, patches, 4, 3]."""
     p, behind = unpacked(packed, parts)
-    image = paint_cards(p, paint_scene(behind, seen.noise, size), seen)
     there = torch.stack(stands_where(p, cells), -1).clamp(max=255).to(torch.uint8)
     rows = there.unflatten(2, (-1, SIDE)).unflatten(1, (-1, SIDE)).transpose(2, 3)
-    return finish(p, image, seen.grain), rows.reshape(len(there), -1, SIDE**2, 3)
+    return picture(p, behind, seen, size), rows.reshape(len(there), -1, SIDE**2, 3)
+
+
+def picture(numbers: Numbers, behind: Numbers, seen: Pictures, size: int) -> Tensor:
+    """Frames uint8 [B, S, S, 3]."""
+    image = paint_cards(numbers, paint_scene(behind, seen.noise, size), seen)
+    return finish(numbers, image, seen.grain)
 
 
 class Pool:
