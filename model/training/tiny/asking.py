@@ -91,7 +91,8 @@ def ask_chain(
         form: options, both, free or steps.
     """
     ways = np.arange(1, len(chains[at]) + 1)
-    hops = int(rng.choice(ways, p=ways / ways.sum()))  # the longer, the later they are learned
+    # the longer, the later they are learned
+    hops = int(rng.choice(ways, p=ways**2 / (ways**2).sum()))
     way = list(chains[at])[-hops:]
     last, others = way[-1], [chain[-1] for i, chain in enumerate(chains) if i != at]
     asked = ("number", "number", "word", "caption")[rng.integers(4)]

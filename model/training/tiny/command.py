@@ -17,12 +17,16 @@ from .bank import paint_bank
 from .perceive import perceive
 from .reading import Heads
 from .recall import LEVELS, examine, recall
+from .recipe import repeat
 from .weights import new_model, open_model, take_reader, write_model
 
 HEADS = "heads.safetensors"  # stage 0a's alone
-STAGES = ("0a", "0b", "1", "2", "3", "4")
+STAGES = ("0a", "0b", "1", "2", "3", "4", "all")
 WORKERS = 8  # of stage 0; the others say it themselves
-TOLD = "0a: the encoder reads cards; 0b: the LLM finds them; 1 to 4: as published, see stages/"
+TOLD = (
+    "0a: the encoder reads cards; 0b: the LLM finds them; 1 to 4: as published, see stages/; all: "
+    "every run of recipe.yaml that --out does not have yet"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("stage", choices=STAGES, help=TOLD)
-    add("--seconds", type=float, required=True, metavar="N", help="how long to train")
+    add("--seconds", type=float, metavar="N", help="how long to train (all: as the recipe says)")
     add(
         "--from",
         dest="source",
@@ -75,8 +79,10 @@ def main(argv: list[str] | None = None) -> int:
         ValueError, OSError: arguments out of range, or folders that do not fit.
     """
     args = parser().parse_args(argv)
-    if not args.seconds > 0:
-        raise ValueError(f"seconds: expected more than 0, got {args.seconds}")
+    if args.stage == "all":
+        return _all(args)
+    if args.seconds is None or not args.seconds > 0:
+        raise ValueError(f"--seconds: expected more than 0, got {args.seconds}")
     if not 0 <= args.until < len(LEVELS):
         raise ValueError(f"--until: expected 0 to {len(LEVELS) - 1}, got {args.until}")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -92,6 +98,19 @@ def main(argv: list[str] | None = None) -> int:
     notes.setdefault("runs", []).append({"stage": args.stage, "seconds": args.seconds})
     write_model(model, processor, args.out, notes)
     print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
+    return 0
+
+
+def _all(args: argparse.Namespace) -> int:
+    """Every run of the recipe."""
+    usual = parser()
+    given = {k: v for k, v in vars(args).items() if v != usual.get_default(k)}
+    for name in given.keys() - {"stage", "out", "device", "workers"}:
+        raise ValueError(
+            f"--{name.replace('source', 'from')}: expected it of one stage, not of all"
+        )
+    more = [word for k in ("device", "workers") if k in given for word in (f"--{k}", str(given[k]))]
+    repeat(args.out, more, main)
     return 0
 
 

@@ -1,0 +1,49 @@
+"""All runs of hico-tiny's training, from one command."""
+
+import pytest
+
+from hico.model.training.tiny import command
+from hico.model.training.tiny.recipe import recipe
+
+
+@pytest.fixture
+def done(monkeypatch, tmp_path):
+    """The arguments that runs were given; each leaves weights but the fourth, which fails once."""
+    given, run = [], command.main
+
+    def one(argv):
+        args = command.parser().parse_args(argv)
+        if args.stage == "all":
+            return run(argv)
+        given.append(args)
+        if len(given) == 4:
+            raise KeyboardInterrupt
+        args.out.mkdir()
+        (args.out / "model.safetensors").touch()
+        return 0
+
+    monkeypatch.setattr(command, "main", one)
+    return given
+
+
+def test_each_run_begins_where_the_last_one_ended(done, tmp_path):
+    words = ["all", "--out", str(tmp_path), "--workers", "3"]
+    with pytest.raises(KeyboardInterrupt):
+        command.main(words)
+    assert not command.main(words)
+    runs = recipe()
+    del done[3]  # of which nothing was left
+    assert [(one.stage, one.seconds) for one in done] == [(r["stage"], r["seconds"]) for r in runs]
+    assert done[0].source is None and done[0].out == tmp_path / f"1-{runs[0]['name']}"
+    assert [one.source for one in done[1:]] == [one.out for one in done[:-1]]
+    assert all(one.workers == 3 and one.device is None for one in done)
+    before = len(done)
+    assert not command.main(words) and len(done) == before
+
+
+def test_it_fits_in_an_hour_and_takes_no_other_options(tmp_path):
+    assert sum(run["seconds"] for run in recipe()) < 3600
+    for words in (["--seconds", "5"], ["--from", "a"], ["--peak", "1"], ["--set", '{"a": 1}']):
+        with pytest.raises(ValueError, match=f"{words[0]}: expected it of one stage, not of all"):
+            command.main(["all", "--out", str(tmp_path), *words])
+    assert not list(tmp_path.iterdir())
