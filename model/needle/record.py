@@ -84,7 +84,7 @@ class Record:
 
     Args:
         settings: all that a cell depends on besides its place in the grid.
-        run: where and when cells that are added were measured, and its name as "run".
+        run: where and when cells that are added were measured.
         resume: go on with the cells of the file.
 
     Raises:
@@ -98,6 +98,7 @@ class Record:
         self.cells: dict[Cell, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
         self.runs, self.resume = [run], resume
+        self._written: dict[str, Any] | None = None  # the run as the file has it
         if path is not None:
             self._read(path)
 
@@ -115,6 +116,7 @@ class Record:
                 self._read(self.path)
                 with replacing(self.path) as file:
                     file.write((json.dumps(self.content(), indent=1) + "\n").encode())
+            self._written = json.loads(json.dumps(self.runs[-1]))
             self.resume = True  # the file is this run's now, if it was not
 
     def content(self) -> dict[str, Any]:
@@ -147,8 +149,7 @@ class Record:
                 f"{', '.join(f'{n} ({settings.get(n)!r})' for n in other)}"
             )
         self.cells = places | self.cells
-        own = self.runs[-1]
-        self.runs = [*(run for run in runs if run.get("run") != own.get("run")), own]
+        self.runs = [*(run for run in runs if run != self._written), self.runs[-1]]
 
 
 @contextmanager
