@@ -127,8 +127,6 @@ def _from_nothing(args: argparse.Namespace, device: str, tell: Callable) -> Any:
     args.out.mkdir(parents=True, exist_ok=True)
     args.workers = WORKERS if args.workers is None else args.workers
     stage = _perceive if args.stage == "0a" else _recall
-    if args.source is not None and (args.source / HEADS).is_file():
-        shutil.copy(args.source / HEADS, args.out)
     for record in stage(model, processor, notes, args):
         tell(record)
     return model, processor, notes
@@ -154,8 +152,8 @@ def _perceive(
     model: Any, processor: Any, notes: dict[str, Any], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     heads = Heads(model.encoder.channels)
-    if (args.out / HEADS).is_file():
-        heads.load_state_dict(load_file(args.out / HEADS))
+    if args.source is not None and (args.source / HEADS).is_file():
+        heads.load_state_dict(load_file(args.source / HEADS))
     given = args.set | ({} if args.peak is None else {"peak": args.peak})
     given = {"workers": args.workers, "seed": args.seed} | given
     yield from perceive(model, args.seconds, heads=heads, **given)
@@ -184,6 +182,9 @@ def _recall(
     ):
         notes["level"] = record["level"]
         yield record
+    if args.source is not None and args.source.resolve() != args.out.resolve():
+        for path in args.source.glob(HEADS):
+            shutil.copy(path, args.out)  # for stage 0a, which may go on from here
     if args.tested:
         bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed, mode=args.clip)
         for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
