@@ -27,6 +27,7 @@ from hico.model.training.worlds.painting import (
 )
 from hico.model.training.worlds.placing import plan
 from hico.model.training.worlds.vocabulary import SIDES
+from hico.model.training.worlds.writing import Plan
 
 from .ahead import made_ahead
 from .reading import SIDE, Lesson, random_lesson, random_sides, targets
@@ -94,21 +95,6 @@ def drafted(
         sides: of each frame, "" where the card is not there.
         varied: bool [n], whose looks are to be those of others, see `vary`.
     """
-    numbers = _numbers(rng, lessons, styles, sides, fonts, varied)
-    parts = [one.float().reshape(len(one), -1) for _, one in sorted(numbers.items())]
-    shown = torch.tensor([[bool(side) for side in each] for each in sides])
-    return Draft(torch.cat(parts, 1), torch.from_numpy(targets(lessons, sides)), shown)
-
-
-def _numbers(
-    rng: random.Random,
-    lessons: Sequence[Lesson],
-    styles: Sequence[Style],
-    sides: Sequence[Sequence[str]],
-    fonts: FontSet,
-    varied: np.ndarray,
-) -> Numbers:
-    """Of cards and of what is behind them."""
     seen = np.array([[SIDES.index(side or "both") for side in each] for each in sides])
     planned = plan([one.painted for one in lessons], styles, seen, True, fonts)
     if varied.any():
@@ -116,18 +102,24 @@ def _numbers(
         for name, one in planned.items():
             some = varied.reshape(-1, *[1] * (one.ndim - 1))
             planned[name] = np.where(some, other[name], one)
-    seeds, times = (planned.pop(name).reshape(-1) for name in ("behind", "time"))
+    parts = [one.float().reshape(len(one), -1) for _, one in sorted(_numbers(planned).items())]
+    shown = torch.tensor([[bool(side) for side in each] for each in sides])
+    return Draft(torch.cat(parts, 1), torch.from_numpy(targets(lessons, sides)), shown)
+
+
+def _numbers(planned: Plan) -> Numbers:
+    """Of cards and of what is behind them."""
     cpu = torch.device("cpu")
-    scenes = scene_numbers(seeds, times, cpu)
-    whole = on_device(planned, slice(None), cpu)
-    return whole | {f"{BEHIND}{name}": one for name, one in scenes.items()}
+    seeds, times = (planned.pop(name).reshape(-1) for name in ("behind", "time"))
+    scenes = {f"{BEHIND}{k}": one for k, one in scene_numbers(seeds, times, cpu).items()}
+    return on_device(planned, slice(None), cpu) | scenes
 
 
 def fields() -> list[Field]:
     """What lies one after the other in `Draft.packed`."""
     rng, fonts = random.Random(0), stroke_fonts()
-    lesson, style = random_lesson(rng, "test"), random_style(rng, "test", fonts)
-    numbers = _numbers(rng, [lesson], [style], [("both",)], fonts, np.array([False]))
+    card, style = random_lesson(rng, "test").painted, random_style(rng, "test", fonts)
+    numbers = _numbers(plan([card], [style], np.zeros((1, 1), np.int64), True, fonts))
     return [
         Field(name, tuple(one.shape[1:]), not one.is_floating_point())
         for name, one in sorted(numbers.items())
