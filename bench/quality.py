@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     add = parser.add_argument
     add("--model", action="append", metavar="NAME=DIR",
-        help="a folder, its model's name; again for another (random weights)")  # fmt: skip
+        help="a folder, its model's name; again for another (hico-tiny, which ships)")  # fmt: skip
     add("--case", default=",".join(KINDS), help="of worlds (%(default)s)")
     add("--levels", default=",".join(LEVELS), help="(%(default)s)")
     add("--frames", default="1000", metavar="GRID", help="of a video (%(default)s)")
@@ -132,8 +132,6 @@ def planned(args: argparse.Namespace) -> list[tuple[WorldTask, int, Method]]:
     Raises:
         ValueError: an argument out of range.
     """
-    if args.model is None and args.out is None:
-        raise ValueError("out: expected a file of its own for random weights, got none")
     for name, least in (("questions", 1), ("seed", 0), ("hops", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name}: expected {least} or more, got {getattr(args, name)}")
@@ -187,25 +185,27 @@ def task_of(case: str, args: argparse.Namespace) -> WorldTask:
 
 
 def models_of(given: list[str] | None) -> list[tuple[str, str | None]]:
-    """(name, folder) of each --model; random weights if there is none."""
+    """(name, folder) of each --model; hico-tiny if there is none.
+
+    >>> from hico.bench.quality import models_of
+    >>> models_of(["long=a/b"]), models_of(None)
+    ([('long', 'a/b')], [('hico-tiny', None)])
+    """
     found: dict[str, str | None] = {}
     for text in given or []:
         name, _, folder = text.partition("=")
         if not name or not folder or name in found:
             raise ValueError(f"--model: expected NAME=DIR, each name once, got {text!r}")
         found[name] = folder
-    return list(found.items()) or [("random weights", None)]
+    return list(found.items()) or [("hico-tiny", None)]
 
 
 def opened(name: str, folder: str | None, args: argparse.Namespace) -> Subject:
-    """The model of a folder, ready to be asked."""
-    from hico.model.load import load_model, random_model
+    """The model of a folder, None = hico-tiny, ready to be asked."""
+    from hico.model.load import load_model
 
     dtype = None if args.dtype is None else DTYPES[args.dtype]
-    if folder is None:
-        model, processor = random_model(device=args.device, dtype=dtype)
-    else:
-        model, processor = load_model(folder, args.device, dtype)
+    model, processor = load_model(folder, args.device, dtype)
     check_model(model, processor)
     cache = args.cache or default_cache()
     return Subject(name, model, processor, cache, args.prompt, *bounds(args))

@@ -279,10 +279,8 @@ def test_what_does_not_fit_is_said(subject):
         ["--model", "a=x", "--model", "a=y"],
         ["--png", "plot.jpg"],
         ["--frames", "8"],
-        [],
     ],
 )
 def test_bad_arguments(words, capsys, tmp_path):
-    given = ["--out", str(tmp_path / "rows.jsonl")] if words else []
-    assert main(["quality", *given, *words]) == 2
+    assert main(["quality", "--out", str(tmp_path / "rows.jsonl"), *words]) == 2
     assert "expected" in capsys.readouterr().err
