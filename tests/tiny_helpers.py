@@ -57,7 +57,8 @@ def invented_bank(worlds=8, hay=64, tokens=2, channels=160, noise=0.5, seed=0):
     g = torch.Generator().manual_seed(seed)
     known = tables(channels, g)
     decks = decks_of(draw_worlds(worlds, seed=seed))
-    cards = torch.stack([seen(card, known) for deck in decks for card in deck.cards])
+    clips = [card for deck in decks for card in deck.cards for _ in range(deck.parts)]
+    cards = torch.stack([seen(card, known) for card in clips])
     hays = torch.randn(hay, channels, generator=g) * 2
     clips = torch.cat([cards, hays])[:, None].expand(-1, tokens, -1)
     clips = clips + noise * torch.randn(clips.shape, generator=g)

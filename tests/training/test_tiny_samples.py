@@ -10,7 +10,8 @@ from tiny_helpers import invented_bank
 from hico.model.processing import VideoChatFlashProcessor, token_ids
 from hico.model.training.tiny.asking import chains_of
 from hico.model.training.tiny.bank import Bank
-from hico.model.training.tiny.samples import Drawer, Level, Stream, cubes_of, some_cards
+from hico.model.training.tiny.picks import cubes_of, some_cards
+from hico.model.training.tiny.samples import Drawer, Level, Stream
 from hico.model.training.tiny.tokenizer import train_tokenizer
 from hico.model.training.worlds.families import apart
 
@@ -34,9 +35,14 @@ def tokenizer():
 
 
 def shown(bank, row):
-    """The cards of a video."""
-    cards = [card for deck in bank.decks for card in deck.cards]
-    return [cards[i] for i in row.tolist() if i < bank.hay]
+    """The cards of a video, each once; the clips of one follow each other."""
+    rows = [(card, k) for deck in bank.decks for card in deck.cards for k in range(deck.parts)]
+    last = {card: deck.parts - 1 for deck in bank.decks for card in deck.cards}
+    there = [rows[i] if i < bank.hay else None for i in row.tolist()]
+    for at, one in enumerate(there):
+        if one is not None and one[1] < last[one[0]]:
+            assert there[at + 1] == (one[0], one[1] + 1)
+    return [one[0] for one in there if one is not None and one[1] == last[one[0]]]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -109,13 +115,28 @@ def test_no_card_is_asked_twice(bank, tokenizer):
         assert len(said) > 1 and len(set(said)) == len(said)
 
 
+def test_cards_across_two_clips(bank, tokenizer):
+    """Some videos have them, at every level with room for two clips; no half stands alone."""
+    cut = [(deck.first, deck.parts * len(deck.cards)) for deck in bank.decks if deck.parts > 1]
+    assert len(cut) == 2 and {deck.hops > 1 for deck in bank.decks if deck.parts > 1} == {
+        True,
+        False,
+    }
+    for level in LEVELS:
+        batch = Drawer(bank, tokenizer).batch(np.random.default_rng(4), replace(level, rows=40))
+        halves = sum(
+            any(a <= i < a + n for a, n in cut) for row in batch.clips.tolist() for i in row
+        )
+        assert halves > 0 and halves % 2 == 0, level
+
+
 def test_neighbours_come_as_cubes_faces_and_edges(bank):
     rng = np.random.default_rng(0)
     deck = next(deck for deck in bank.decks if deck.hops == 1)
     for cube in cubes_of(deck.cards):
         assert len(cube) % 8 == 0
     for most, near in ((2, 1), (4, 2), (8, 3), (16, 3)):
-        some = [deck.cards[i] for i in some_cards(rng, deck, Level(most, 64, hard=1.0))]
+        some = [deck.cards[i] for i in some_cards(rng, deck.cards, most, 1.0)]
         for card in some:
             assert sum(apart(card, other) == 1 for other in some) >= near
 

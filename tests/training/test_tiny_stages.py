@@ -36,15 +36,34 @@ def small(monkeypatch):
 def test_a_bank_is_what_the_model_sees(small):
     """A card painted alone and encoded by the model is its row of the bank."""
     model, _ = small()
-    bank = paint_bank(model, worlds=2, hay=5, batch=16, varied=0.0)
+    bank = paint_bank(model, worlds=7, hay=5, batch=16, varied=0.0)
     assert bank.features.shape == (bank.hay + 5, 64, 40)
-    assert [deck.hops for deck in bank.decks] == [1, 2]
+    assert [deck.hops for deck in bank.decks] == [1, 2, 1, 3, 1, 3, 1]
+    assert [deck.parts for deck in bank.decks] == [1] * 6 + [2]
+    assert bank.hay == sum(len(deck.cards) * deck.parts for deck in bank.decks)
     world = banks.draw_worlds(2)[1]
     one = world.placements[3]
     frames = world.render(slice(one.start, one.start + 4), 32)
     with torch.no_grad():
         row = model.model.mm_projector.mlp(bank.features[bank.decks[1].first + 3])
     torch.testing.assert_close(row, model.encode_video(frames), atol=2e-3, rtol=2e-3)
+
+
+def test_cards_across_clips_are_whole():
+    worlds = banks.draw_worlds(8)
+    decks = banks.decks_of(worlds)
+    looks = banks.looks_of(worlds, decks, 0.5, stroke_fonts(), seed=0)
+    for world, deck in zip(worlds[6:], decks[6:], strict=True):
+        for i, one in enumerate(world.placements):
+            clips = looks[deck.first + 2 * i : deck.first + 2 * i + 2]
+            shown = [side for clip in clips for side in clip.sides]
+            late = shown.index(next(filter(None, shown)))
+            assert 1 <= late <= 3 and shown == [*[""] * late, *one.sides, *[""] * (4 - late)]
+            assert clips[0]._replace(sides=()) == clips[1]._replace(sides=())
+            assert clips[0].lesson.card == one.card and clips[0].varied == (
+                clips[0].style != one.style
+            )
+    assert 0.4 < sum(look.varied for look in looks) / len(looks) < 0.6
 
 
 def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):

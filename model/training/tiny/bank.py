@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from hico.model._pixels import normalize
 from hico.model.training.worlds import World, make_world
-from hico.model.training.worlds.cards import Card, random_style
-from hico.model.training.worlds.fonts import stroke_fonts
+from hico.model.training.worlds.cards import Card, Style, random_style
+from hico.model.training.worlds.fonts import FontSet, stroke_fonts
 from hico.model.training.worlds.haystack import NaturalHaystack
 from hico.model.training.worlds.world import CLIP
 from hico.model.vision.clip_modes import clip_tokens
@@ -24,6 +24,7 @@ from .typefaces import training_fonts
 
 VARIED = 0.5
 HOPS = (2, 3, 3)  # of every third deck with chains
+CUT = 4  # every so manieth deck has its cards across two clips each, as videos do that nobody cut
 ROOM = 1000  # frames of the worlds that cards are taken from
 
 
@@ -35,11 +36,13 @@ class Deck:
         cards: what they say.
         first: the bank's row of the first of them.
         hops: cards of each chain, 1 = there are none.
+        parts: rows of each card: 2 = it ends in the clip behind the one that it begins in.
     """
 
     cards: tuple[Card, ...]
     first: int
     hops: int
+    parts: int = 1
 
 
 @dataclass
@@ -57,10 +60,10 @@ class Bank:
     hay: int
 
     def __post_init__(self) -> None:
-        cards = sum(len(deck.cards) for deck in self.decks)
+        cards = sum(len(deck.cards) * deck.parts for deck in self.decks)
         if self.features.ndim != 3 or not cards == self.hay < len(self.features):
             raise ValueError(
-                f"features: expected [more than {cards}, tokens, C] for decks of {cards} cards, "
+                f"features: expected [more than {cards}, tokens, C] for decks of {cards} clips, "
                 f"got {list(self.features.shape)} with haystack from {self.hay} on"
             )
 
@@ -78,12 +81,40 @@ def draw_worlds(count: int, split: str = "train", seed: int = 0) -> list[World]:
 def decks_of(worlds: Sequence[World]) -> tuple[Deck, ...]:
     """Decks whose cards lie in the bank one world after the other."""
     found, first = [], 0
-    for world in worlds:
+    for number, world in enumerate(worlds):
         cards = tuple(one.card for one in world.placements)
         hops = world.questions[0].hops if world.kind == "multihop" else 1
-        found.append(Deck(cards, first, hops))
-        first += len(cards)
+        parts = 2 if number // 2 % CUT == CUT - 1 else 1
+        found.append(Deck(cards, first, hops, parts))
+        first += len(cards) * parts
     return tuple(found)
+
+
+class Look(NamedTuple):
+    """A clip of a card: what is painted, and whether as others might, see `vary`."""
+
+    lesson: Lesson
+    style: Style
+    sides: tuple[str, ...]
+    varied: bool
+
+
+def looks_of(
+    worlds: Sequence[World], decks: Sequence[Deck], varied: float, fonts: FontSet, seed: int
+) -> list[Look]:
+    """The clips of all cards in the order of the bank's rows."""
+    rng = random.Random(f"{seed} looks")
+    found = []
+    for world, deck in zip(worlds, decks, strict=True):
+        for one in world.placements:
+            differs = rng.random() < varied
+            lesson = Lesson(one.card, False, True, *(random_way(rng) if differs else ()))
+            style = random_style(rng, "train", fonts) if differs else one.style
+            late = rng.randrange(1, CLIP) if deck.parts > 1 else 0
+            shown = ("",) * late + one.sides + ("",) * (CLIP * deck.parts - CLIP - late)
+            for at in range(0, len(shown), CLIP):
+                found.append(Look(lesson, style, shown[at : at + CLIP], differs))
+    return found
 
 
 def paint_bank(
@@ -107,35 +138,29 @@ def paint_bank(
     """
     device, size = next(model.encoder.parameters()).device, model.encoder.image_size
     drawn = draw_worlds(worlds, split, seed)
-    placed = [one for world in drawn for one in world.placements]
-    rng, fonts = random.Random(seed), stroke_fonts()
-    looks = random.Random(f"{seed} looks")
-    other = np.array([split == "train" and looks.random() < varied for _ in placed])
-    if other.any():
-        fonts = training_fonts()
-    easel = Easel(model.encoder, fonts)
-
-    def cards(at: range) -> Tensor:
-        some, differ = placed[at.start : at.stop], other[at.start : at.stop]
-        lessons, styles = [], []
-        for one, differs in zip(some, differ, strict=True):
-            lessons.append(Lesson(one.card, False, True, *(random_way(looks) if differs else ())))
-            styles.append(random_style(looks, "train", fonts) if differs else one.style)
-        sides = [one.sides for one in some]
-        return easel.clips(drafted(looks, lessons, styles, sides, fonts, differ))
-
+    decks, varied = decks_of(drawn), varied if split == "train" else 0.0
+    rng, fonts = random.Random(seed), training_fonts() if varied else stroke_fonts()
+    easel, looks = Easel(model.encoder, fonts), looks_of(drawn, decks, varied, fonts, seed)
     starts = [rng.randrange(1 << 20) * CLIP for _ in range(hay)]
     haystack = NaturalHaystack(rng.randrange(1 << 16) if split == "train" else TEST)
+
+    def cards(at: range) -> Tensor:
+        lessons, styles, sides, differ = zip(*looks[at.start : at.stop], strict=True)
+        draft = drafted(rng, lessons, styles, sides, fonts, np.array(differ))
+        clips, bare = easel.clips(draft), ~draft.shown
+        numbers = rng.randrange(1 << 20) * CLIP + torch.arange(bare.numel()).view_as(bare)[bare]
+        clips[bare.to(device)] = haystack.frames(numbers, size, device)
+        return clips
 
     def scenes(at: range) -> Tensor:
         numbers = torch.tensor(starts[at.start : at.stop])[:, None] + torch.arange(CLIP)
         return haystack.frames(numbers.flatten(), size, device).unflatten(0, (-1, CLIP))
 
     seen = [
-        *_seen(model, cards, len(placed), batch, "cards", mode),
+        *_seen(model, cards, len(looks), batch, "cards", mode),
         *_seen(model, scenes, hay, batch, "haystack", mode),
     ]
-    return Bank(torch.cat(seen), decks_of(drawn), len(placed))
+    return Bank(torch.cat(seen), decks, len(looks))
 
 
 @torch.no_grad()

@@ -185,7 +185,7 @@ class Easel:
 
     @torch.no_grad()
     def clips(self, draft: Draft) -> Tensor:
-        """The pictures alone, uint8 [n, T, S, S, 3], of cards that are there in every frame."""
+        """The pictures alone, uint8 [n, T, S, S, 3], of the cards in every frame."""
         pieces = draft.packed.to(self.device).split(frames_at_once(self.size, self.device))
         given = [unpacked(one, self.fields) for one in pieces]
         done = torch.cat([picture(*numbers, self.seen, self.size) for numbers in given])

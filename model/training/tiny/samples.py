@@ -18,6 +18,7 @@ from hico.model.training.worlds.families import apart
 from .ahead import made_ahead
 from .asking import FORMS, Turn, ask_chain, ask_one, chains_of, choose, watch
 from .bank import Bank, Deck
+from .picks import some_cards
 
 HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 FRAMES = 4  # of a clip
@@ -156,15 +157,18 @@ class Drawer:
         """Rows of the bank in their order, and the turns with the words that lead to them."""
         chains: list[list[int]] = []
         if level.hops > 1 and rng.random() < level.chained:
-            deck, chains = self._chains(rng, level)
+            deck, chains = self._chains(rng, level, clips)
             cards = [i for chain in chains for i in chain]
         else:
-            deck = self.single[rng.integers(len(self.single))]
-            cards = some_cards(rng, deck, level)
-        order = rng.permutation(cards)
-        slots = np.sort(rng.choice(clips, len(cards), replace=False))
+            fitting = [deck for deck in self.single if deck.parts <= clips]
+            deck = fitting[rng.integers(len(fitting))]
+            cards = some_cards(rng, deck.cards, room(level, deck, clips), level.hard)
+        order, more = rng.permutation(cards), deck.parts - 1
+        slots = np.sort(rng.choice(clips - more * len(cards), len(cards), replace=False))
+        slots += more * np.arange(len(cards))
         found = rng.integers(self.hay, self.count, clips)
-        found[slots] = deck.first + order
+        for part in range(deck.parts):
+            found[slots + part] = deck.first + order * deck.parts + part
         shown = [deck.cards[i] for i in order]
         said = self._turns(rng, level, turns, shown, [[deck.cards[i] for i in c] for c in chains])
         said += [choose(rng) for _ in range(level.choose)]
@@ -193,12 +197,18 @@ class Drawer:
             said.append(ask_one(rng, shown, at, form, self.split))
         return said
 
-    def _chains(self, rng: np.random.Generator, level: Level) -> tuple[Deck, list[list[int]]]:
+    def _chains(
+        self, rng: np.random.Generator, level: Level, clips: int
+    ) -> tuple[Deck, list[list[int]]]:
         """A deck, and some of its chains as numbers of its cards; of too long ones the ends."""
-        fitting = [one for one in self.chained if 2 * min(one[0].hops, level.hops) <= level.cards]
-        deck, chains = fitting[rng.integers(len(fitting))]
+        fitting = [
+            (deck, chains, most // min(deck.hops, level.hops))
+            for deck, chains in self.chained
+            if (most := room(level, deck, clips)) >= 2 * min(deck.hops, level.hops)
+        ]
+        deck, chains, most = fitting[rng.integers(len(fitting))]
         long = min(deck.hops, level.hops)
-        count = int(rng.integers(2, min(level.cards // long, len(chains)) + 1))
+        count = int(rng.integers(2, min(most, len(chains)) + 1))
         order = rng.permutation(len(chains)).tolist()
         if rng.random() < level.hard:
             nearest = chains[order[0]][0]
@@ -225,36 +235,9 @@ class Drawer:
         return f"{begin}{what.ask}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def some_cards(rng: np.random.Generator, deck: Deck, level: Level) -> list[int]:
-    """Numbers of 1 to level.cards of a deck's cards: any, or neighbours of each other.
-
-    Neighbours come as whole cubes, faces and edges, so that every card has as many as any other.
-    """
-    most = min(level.cards, len(deck.cards))
-    if rng.random() >= level.hard:
-        count = int(rng.integers(max(1, most // 2), most + 1))
-        return rng.permutation(len(deck.cards))[:count].tolist()
-    cubes = cubes_of(deck.cards)
-    order = rng.permutation(len(cubes))
-    if most >= 8:
-        return [i for c in order[: most // 8] for i in cubes[c]][:most]
-    found = cubes[order[0]]
-    for name in rng.permutation(["shape", "colour", "word"]).tolist():
-        if len(found) > most:
-            value = getattr(deck.cards[found[rng.integers(len(found))]], name)
-            found = [i for i in found if getattr(deck.cards[i], name) == value]
-    return found
-
-
-def cubes_of(cards: Sequence[Card]) -> list[list[int]]:
-    """Cards that are all combinations of a few shapes, colours and words."""
-    by_word: dict[str, list[int]] = {}
-    for i, card in enumerate(cards):
-        by_word.setdefault(card.word, []).append(i)
-    found: dict[frozenset, list[int]] = {}
-    for own in by_word.values():
-        found.setdefault(frozenset((cards[i].shape, cards[i].colour) for i in own), []).extend(own)
-    return list(found.values())
+def room(level: Level, deck: Deck, clips: int) -> int:
+    """For how many cards of the deck there is room among so many clips."""
+    return min(level.cards, clips // deck.parts)
 
 
 def _gaps(rng: np.random.Generator, rows: int, clips: int, skip: int) -> np.ndarray:
