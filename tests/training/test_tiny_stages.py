@@ -100,6 +100,11 @@ def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
     assert not list(second.glob(".*"))
     kept = [(folder / command.HEADS).read_bytes() for folder in (first, second)]
     assert kept[0] == kept[1]  # stage 0a may go on from there
+    (second / "training.json").unlink()  # as what ships: nothing is learned anew
+    assert not command.main(
+        ["0b", *found, "1", "--from", str(second), "--out", str(tmp_path / "c")]
+    )
+    assert "align" not in (tmp_path / "c" / "curve-0b.jsonl").read_text()
     with pytest.raises(ValueError, match="--until: expected 0 to 11, got 12"):
         command.main(["0b", *found, "12"])
     capsys.readouterr()
