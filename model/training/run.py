@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -57,15 +58,23 @@ def train(stage: StageSettings) -> int:
             if going_on == "finished":
                 _say(main, f"{stage.name}: finished already, see {folder}")
                 return 0
-            with _removed_if_new(folder):
-                trainer, feed, bad = _prepared(stage, folder, signals)
-            return _trained(trainer, feed, bad, folder, signals)
+            return _whole(stage, folder, signals)
         except Stopped as stop:
             _say(main, f"{stage.name}: stopped by {stop} before training began, nothing to keep")
             return status(stop.number)
         finally:
             if torch.distributed.is_available() and torch.distributed.is_initialized():
+                # a reducer that outlives its group waits, holding the GIL, for the group's thread,
+                # which may want the GIL to let go of the last barrier (seen with torch 2.13, gloo)
+                gc.collect()
                 torch.distributed.destroy_process_group()
+
+
+def _whole(stage: StageSettings, folder: Path, signals: Signals) -> int:
+    """The trainer is gone when this is over."""
+    with _removed_if_new(folder):
+        trainer, feed, bad = _prepared(stage, folder, signals)
+    return _trained(trainer, feed, bad, folder, signals)
 
 
 def _prepared(stage: StageSettings, folder: Path, signals: Signals) -> tuple[Any, Feed, list]:

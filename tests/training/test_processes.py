@@ -66,13 +66,14 @@ def same(one, other, error):
 
 def test_two_processes(made):
     """One test, so that the runs that are compared are made once."""
-    launched([*TORCHRUN, "-m", "hico.cli", "train", str(stage(made, "two"))])
+    here = Path(__file__).parent
+    launched([*TORCHRUN, str(here / "group_ends.py"), "train", str(stage(made, "two"))])
     assert main(["train", str(stage(made, "one"))]) == 0
     same(made / "one", made / "two", 2e-5)
     assert not list((made / "two").glob(".*"))
     # FSDP2, and with the activations computed again
     file = stage(made, "sharded", fsdp=True, gradient_checkpointing=True)
-    launched([*TORCHRUN, str(Path(__file__).parent / "as_if_gpus.py"), "train", str(file)])
+    launched([*TORCHRUN, str(here / "as_if_gpus.py"), "train", str(file)])
     same(made / "two", made / "sharded", 2e-5)
 
 
