@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .training.worlds import World
 
 SIZE = 224  # pixels of a side
-READ = 8  # frames of which the reader of videos takes a multiple
 SHEET = 16  # clips in the picture
 ANSWER = 48  # tokens
 
@@ -40,6 +39,7 @@ def find_needle(args: argparse.Namespace) -> int:
         ValueError, OSError: arguments that no world can be made of, or no weights.
         ModuleNotFoundError: PyAV is not installed.
     """
+    from .needle.worlds import READ
     from .training.worlds.spec import WorldSpec
     from .training.worlds.write import write_video
 

@@ -96,7 +96,6 @@ class Record:
     ) -> None:
         self.path, self.settings = path, json.loads(json.dumps(settings))
         self.cells: dict[Cell, dict[str, Any]] = {}
-        self.seconds: dict[str, float] = {}
         self.runs, self.resume = [run], resume
         self._written: dict[str, Any] | None = None  # the run as the file has it
         if path is not None:

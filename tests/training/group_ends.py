@@ -6,11 +6,14 @@ ends, which waits for the GIL where it has just let go of a barrier.
 
 import gc
 import sys
+from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from hico.cli import main
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from hico.cli import main  # noqa: E402
 
 destroy = torch.distributed.destroy_process_group
 

@@ -202,13 +202,13 @@ class Drawer:
     ) -> tuple[Deck, list[list[int]]]:
         """A deck, and some of its chains as numbers of its cards; of too long ones the ends."""
         fitting = [
-            (deck, chains, most // min(deck.hops, level.hops))
+            (deck, chains)
             for deck, chains in self.chained
-            if (most := room(level, deck, clips)) >= 2 * min(deck.hops, level.hops)
+            if room(level, deck, clips) >= 2 * min(deck.hops, level.hops)
         ]
-        deck, chains, most = fitting[rng.integers(len(fitting))]
+        deck, chains = fitting[rng.integers(len(fitting))]
         long = min(deck.hops, level.hops)
-        count = int(rng.integers(2, min(most, len(chains)) + 1))
+        count = int(rng.integers(2, min(room(level, deck, clips) // long, len(chains)) + 1))
         order = rng.permutation(len(chains)).tolist()
         if rng.random() < level.hard:
             nearest = chains[order[0]][0]
