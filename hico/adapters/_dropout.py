@@ -255,25 +255,25 @@ class Dropout:
             min(n, keep_count(total, ratio))
             for n, total in zip(rows.counts, rows.totals, strict=True)
         ]
-        score = None
+        ranked = None
         if rule == "attention" and any(rows.counts):
-            score, asked = self._score(stage, hidden, rotation, rows)
+            ranked, asked = self._score(stage, hidden, rotation, rows)
             if asked is not None:  # without a row that asks, all stays
                 counts = [k if m else n for k, m, n in zip(counts, asked, rows.counts, strict=True)]
         elif rule == "random":
             # the same draw for every row, as beams of one prompt may change places later
             draw = self._plan.draw(stage, max(rows.counts)).to(hidden.device)
         keep = rows.visible(hidden.device).clone()
-        for b, (start, n, k) in enumerate(zip(rows.starts, rows.counts, counts, strict=True)):
+        for (start, n, k), some in rows.alike(counts):
             if k == n:
                 continue
+            visual = slice(start, start + n)
             if rule == "uniform":
-                chosen = select_uniform(n, k, hidden.device)
+                chosen = select_uniform(n, k, hidden.device)[None]
             else:
-                ranked = draw[:n] if score is None else score[b, start : start + n]
-                chosen = select(ranked[None], k)[0]
-            keep[b, start : start + n] = False
-            keep[b, start + chosen] = True
+                chosen = select(draw[None, :n] if ranked is None else ranked[some, visual], k)
+            stays = torch.zeros_like(keep[some, visual])
+            keep[some, visual] = stays.scatter_(1, chosen.expand(len(stays), -1), True)
         return keep, counts
 
     def _score(

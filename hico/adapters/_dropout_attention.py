@@ -1,5 +1,7 @@
 """Attention of a shortened, padded or continued sequence without a mask of its rows by its rows."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +21,21 @@ ORDER = [
 ]
 # elements of the largest mask that rows behind a cache get at once
 MASKED = 1 << 28
+
+
+@contextmanager
+def unplanned() -> Iterator[None]:
+    """Attention without cuDNN's kernel meanwhile, which plans for every new length: 40 to 150 ms.
+
+    Entered where a pass is traced, if it is compiled: its backend is chosen then.
+    """
+    cuda = torch.backends.cuda
+    before = cuda.cudnn_sdp_enabled()
+    cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        cuda.enable_cudnn_sdp(before)
 
 
 class Tokens:
@@ -70,30 +87,42 @@ def attend(
 
     The last of M rows stands at the last of N keys. Rows of padding give finite values.
     """
-    prompt = query.shape[2] == key.shape[2]
-    if prompt and attention_mask is None:
-        out = _causal(query, key, value, scaling, dropout)
-    elif prompt and attention_mask.runs is not None:  # type: ignore[union-attr]
-        out = torch.zeros_like(query)
-        for b, (start, stop) in enumerate(attention_mask.runs):  # type: ignore[union-attr]
-            q, k, v = (t[b : b + 1, :, start:stop] for t in (query, key, value))
-            out[b : b + 1, :, start:stop] = _causal(q, k, v, scaling, dropout)
-    elif query.shape[2] == 1 and attention_mask is None:
-        out = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, scale=scaling, enable_gqa=True
-        )
-    else:
-        out = _masked(query, key, value, attention_mask, scaling, dropout)
+    with _backends(query):
+        out = _attend(query, key, value, attention_mask, scaling, dropout)
     return out.transpose(1, 2).contiguous(), None
 
 
+def _backends(query: Tensor) -> AbstractContextManager:
+    """What computes attention of these rows."""
+    if query.shape[2] >= LONG and query.is_cuda and torch.backends.cuda.cudnn_sdp_enabled():
+        return sdpa_kernel(ORDER, set_priority=True)
+    return unplanned()
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, held: Tokens | None, scale: float | None, dropout: float
+) -> Tensor:
+    """[B, Hq, M, D]."""
+    prompt = q.shape[2] == k.shape[2]
+    if prompt and held is None:
+        return _causal(q, k, v, scale, dropout)
+    if prompt and held.runs is not None:  # type: ignore[union-attr]
+        out = torch.zeros_like(q)
+        for b, (start, stop) in enumerate(held.runs):  # type: ignore[union-attr]
+            part = (t[b : b + 1, :, start:stop] for t in (q, k, v))
+            out[b : b + 1, :, start:stop] = _causal(*part, scale, dropout)
+        return out
+    if q.shape[2] == 1 and held is None:
+        return F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True
+        )
+    return _masked(q, k, v, held, scale, dropout)
+
+
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float) -> Tensor:
-    call: dict[str, Any] = {"is_causal": True, "enable_gqa": True}
-    call |= {"scale": scale, "dropout_p": dropout}
-    if q.is_cuda and q.shape[2] >= LONG and torch.backends.cuda.cudnn_sdp_enabled():
-        with sdpa_kernel(ORDER, set_priority=True):
-            return F.scaled_dot_product_attention(q, k, v, **call)
-    return F.scaled_dot_product_attention(q, k, v, **call)
+    return F.scaled_dot_product_attention(
+        q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
+    )
 
 
 def _masked(

@@ -129,10 +129,7 @@ class _Lean:
         if torch.is_grad_enabled():
             return
         if self.run.busy is not None:  # of one token the stock layers make no more than they need
-            if torch.backends.cuda.cudnn_sdp_enabled():
-                # it plans anew for every length, 40 ms and more for each of a step's
-                torch.backends.cuda.enable_cudnn_sdp(False)
-                self.undo.callback(torch.backends.cuda.enable_cudnn_sdp, True)
+            self.undo.enter_context(attention.unplanned())
             return
         config = self.base.config
         if config._attn_implementation == "sdpa":

@@ -1,6 +1,6 @@
 """What progressive dropout decides about rows, without a model: spans, masks and indices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,15 +112,31 @@ class Sequence:
             torch.ones(shape, dtype=torch.bool, device=device) if self.mask is None else self.mask
         )
 
+    def alike(self, left: list[int]) -> Iterable[tuple[tuple[int, int, int], Any]]:
+        """(start, count, how many are left) of visual tokens, and the rows of which it is so.
+
+        If of all, as a slice: an index would have to go to the device.
+        """
+        where: dict[tuple[int, int, int], Any] = {}
+        for row, found in enumerate(zip(self.starts, self.counts, left, strict=True)):
+            where.setdefault(found, []).append(row)
+        if len(where) == 1:
+            return [(found, slice(None)) for found in where]
+        return where.items()
+
     def drop(self, keep: Tensor, counts: list[int], left: bool) -> Tensor:
         """Leaves what keep [B, length] names, counts[b] of it visual: index [B, k], -1 = padding.
 
         The padding that unequal rows need comes first if left, so that the last row of the
         sequence is the last token of each; otherwise behind.
         """
-        before = [keep[b, :start].sum() for b, start in enumerate(self.starts)]
-        sums = torch.stack([keep.sum(1), torch.stack(before)])
-        sizes, starts = sums.tolist()  # one wait for the device a drop
+        if self.mask is None:  # then it is known here what is left
+            sizes = [self.length - n + k for n, k in zip(self.counts, counts, strict=True)]
+            starts = self.starts
+        else:
+            before = [keep[b, :start].sum() for b, start in enumerate(self.starts)]
+            sums = torch.stack([keep.sum(1), torch.stack(before)])
+            sizes, starts = sums.tolist()  # one wait for the device a drop
         index = pack(keep, sizes, left)
         width = index.shape[1]
         shift = [width - size if left else 0 for size in sizes]

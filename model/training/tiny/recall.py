@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hico.adapters._dropout_attention import unplanned
 from hico.model.settings import DropoutSettings
 
 from .bank import Bank
@@ -29,7 +30,7 @@ DROPPED = {"none": "", "uniform": "/thin", "all": "/drop"}
 TOLD = (0.0, 0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more thing to learn
 SOME = 16  # of a clip's 64 tokens, each of which tells all that is on the card
 ASKED = (0.45, 0.1, 0.3, 0.15)  # letters, and what is still wrong: neighbours, and the third hop
-FAR = Level(40, 64, 3, rows=16, tokens=SOME, hard=0.75, chained=0.8, again=0.2, forms=ASKED)
+FAR = Level(40, 64, 3, rows=32, tokens=SOME, hard=0.75, chained=0.8, again=0.2, forms=ASKED)
 LONG = replace(FAR, clips=2500, rows=1, turns=40, thin=0.5, drop=0.4, again=0.5)
 LEVELS = (
     # of all on a card nothing wrong, and letters found by their texts
@@ -40,12 +41,12 @@ LEVELS = (
     Level(16, 32, rows=32, tokens=SOME, hard=0.6, again=0.2),
     Level(16, 32, 2, rows=32, tokens=SOME, hard=0.5, again=0.2),
     # of two hops or less 96% are right before a third one is found at all
-    replace(FAR, cards=24, clips=40, rows=32, chained=0.9, right=0.93),
+    replace(FAR, cards=24, clips=40, chained=0.9, right=0.93),
     # only now, when cards are found: gaps from the start keep finding from being learned
     replace(FAR, skip=4_000, thin=0.3, drop=0.3),
-    replace(FAR, clips=128, rows=12, skip=40_000, thin=0.3, drop=0.4, again=0.3),
-    replace(LONG, clips=256, rows=8, skip=170_000, thin=0.3, again=0.3),
-    replace(LONG, clips=800, rows=3, skip=170_000),
+    replace(FAR, clips=128, rows=24, skip=40_000, thin=0.3, drop=0.4, again=0.3),
+    replace(LONG, clips=256, rows=12, skip=170_000, thin=0.3, again=0.3),
+    replace(LONG, clips=800, rows=4, skip=170_000),
     LONG,
     replace(LONG, tokens=None, again=0.6),
 )
@@ -105,7 +106,7 @@ def recall(
     tally, recent = Tally(), deque[float](maxlen=OVER)
     began = time.perf_counter()
     step, marked, before = 0, began, None
-    with compiled(model.model.layers if device.type == "cuda" else []):
+    with unplanned(), compiled(model.model.layers if device.type == "cuda" else []):
         while (elapsed := time.perf_counter() - began) < seconds and step != steps:
             batch = next(stream)
             logits, wanted = answers(model, bank, batch.to(device))
@@ -163,6 +164,7 @@ def loss_of(logits: Tensor, wanted: Tensor, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
+@unplanned()
 def examine(
     model: Any, bank: Bank, tokenizer: Any, level: Level, batches: int = 8, seed: int = 0
 ) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
+from hico.adapters._dropout_attention import unplanned
 from hico.adapters._dropout_rows import answer_rows
 from hico.model._pixels import normalize
 from hico.model.training import parts
@@ -73,7 +74,8 @@ def tune(stage: StageSettings, seconds: float, tell: Tell) -> tuple[Any, Any]:
     model, processor = start(stage)
     parts.freeze(model, stage.tune)
     trainer = Tuner(model, stage, Passes(stage, processor), processor, clock)
-    trainer.train()
+    with unplanned():
+        trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.config.use_cache = True  # off only while it is trained
     return model, processor
