@@ -109,8 +109,8 @@ def _attend(
     if prompt and held.runs is not None:  # type: ignore[union-attr]
         out = torch.zeros_like(q)
         for b, (start, stop) in enumerate(held.runs):  # type: ignore[union-attr]
-            part = (t[b : b + 1, :, start:stop] for t in (q, k, v))
-            out[b : b + 1, :, start:stop] = _causal(*part, scale, dropout)
+            one = [t[b : b + 1, :, start:stop] for t in (q, k, v)]
+            out[b : b + 1, :, start:stop] = _causal(one[0], one[1], one[2], scale, dropout)
         return out
     if q.shape[2] == 1 and held is None:
         return F.scaled_dot_product_attention(

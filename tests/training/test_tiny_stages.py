@@ -97,7 +97,7 @@ def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
     assert not any(torch.equal(*pair) for pair in both if pair[0].ndim > 1)
     answer = after.ask(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), "What?", processor)
     assert isinstance(answer, str)
-    assert not list(second.glob(".*"))
+    assert not list(second.glob(".*")) and not (second / command.SO_FAR).exists()
     kept = [(folder / command.HEADS).read_bytes() for folder in (first, second)]
     assert kept[0] == kept[1]  # stage 0a may go on from there
     (second / "training.json").unlink()  # as what ships: nothing is learned anew
@@ -107,6 +107,30 @@ def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
     assert "align" not in (tmp_path / "c" / "curve-0b.jsonl").read_text()
     with pytest.raises(ValueError, match="--until: expected 0 to 11, got 12"):
         command.main(["0b", *found, "12"])
+    capsys.readouterr()
+
+
+def test_what_was_learned_is_there_if_a_run_is_ended(small, tmp_path, capsys, monkeypatch):
+    write_model(*small(), tmp_path / "a", {"level": 1})
+    monkeypatch.setattr(command, "paint_bank", lambda *_, **__: invented_bank(4, 16, channels=40))
+    monkeypatch.setattr(command, "EACH", 0)
+    given = ["0b", "--device", "cpu", "--seconds", "60", "--from", str(tmp_path / "a")]
+    given += ["--workers", "0", "--set", json.dumps({"every": 1, "warm": 1, "steps": 2})]
+    real, written = command.write_model, []
+
+    def ended(*args):
+        written.append(args[2])
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(command, "write_model", ended)
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*given, "--out", str(tmp_path / "b")])
+    model, _, notes = open_model(tmp_path / "b" / command.SO_FAR, "cpu")
+    begun, _ = load_model(tmp_path / "a", "cpu")
+    assert notes == {"level": 1} and not (tmp_path / "b" / "model.safetensors").exists()
+    assert not torch.equal(model.get_input_embeddings().weight, begun.get_input_embeddings().weight)
     capsys.readouterr()
 
 

@@ -21,6 +21,7 @@ from .recipe import repeat
 from .weights import new_model, open_model, take_reader, write_model
 
 HEADS = "heads.safetensors"  # stage 0a's alone
+SO_FAR, EACH = "so-far", 60  # of stage 0b, where and how often: after so many seconds
 STAGES = ("0a", "0b", "1", "2", "3", "4", "all")
 WORKERS = 8  # of stage 0; the others say it themselves
 TOLD = (
@@ -73,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a stage; 0 on success.
 
     Every record is printed, and added to curve-STAGE.jsonl in --out; the weights are written there
-    at the end, as a model that load_model opens.
+    at the end, as a model that load_model opens, and only then tested. What stage 0b has learned so
+    far lies in --out/so-far meanwhile, for --from.
 
     Raises:
         ValueError, OSError: arguments out of range, or folders that do not fit.
@@ -97,6 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     model, processor, notes = begin(args, device, tell)
     notes.setdefault("runs", []).append({"stage": args.stage, "seconds": args.seconds})
     write_model(model, processor, args.out, notes)
+    shutil.rmtree(args.out / SO_FAR, ignore_errors=True)
+    if args.stage == "0b" and args.tested:
+        for record in _examined(model, processor, notes, args):
+            tell(record)
     print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
     return 0
 
@@ -170,6 +176,7 @@ def _recall(
     # a folder without notes is no stage's, such as the one that ships: it can do this already
     if args.source is None or (notes and "level" not in notes):
         yield {"align": round(align(model, bank, processor.tokenizer), 4)}
+    kept = 0.0
     for record in recall(
         model,
         bank,
@@ -183,10 +190,18 @@ def _recall(
     ):
         notes["level"] = record["level"]
         yield record
+        if record["seconds"] > kept + EACH:
+            write_model(model, processor, args.out / SO_FAR, notes)
+            kept = record["seconds"]
     if args.source is not None and args.source.resolve() != args.out.resolve():
         for path in args.source.glob(HEADS):
             shutil.copy(path, args.out)  # for stage 0a, which may go on from here
-    if args.tested:
-        bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed, mode=args.clip)
-        for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
-            yield {"tested": number, **examine(model, bank, processor.tokenizer, one)}
+
+
+def _examined(
+    model: Any, processor: Any, notes: dict[str, Any], args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """What is right at each level up to the last one, on cards of the split "test"."""
+    bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed, mode=args.clip)
+    for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
+        yield {"tested": number, **examine(model, bank, processor.tokenizer, one)}

@@ -50,15 +50,16 @@ class Masters:
 
     def move(self, clip: float = 1.0) -> None:
         """One step at the rate of the last one; a CUDA graph may hold it."""
-        moved: list[tuple[torch.Tensor, torch.Tensor]] = []
+        exact, given = [], []
         for copy, weight in zip(self.copies, self.weights, strict=True):
             if weight.grad is None:
                 copy.grad = None
                 continue
             copy.grad = torch.empty_like(copy) if copy.grad is None else copy.grad
-            moved.append((copy.grad, weight.grad))
+            exact.append(copy.grad)
+            given.append(weight.grad)
             weight.grad = None
-        torch._foreach_copy_(*map(list, zip(*moved, strict=True)))
+        torch._foreach_copy_(exact, given)
         torch.nn.utils.clip_grad_norm_(self.copies, clip)
         self.optimizer.step()
         self.muon.step(self.lr)
