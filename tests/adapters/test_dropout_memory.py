@@ -112,6 +112,29 @@ def test_norms_and_mlps_in_chunks(model, device, monkeypatch):
     assert set(rows) == {N}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("before", [True, False])
+def test_no_plans_for_short_prompts(model, device, monkeypatch, before):
+    """cuDNN plans for every new length, for longer than so few rows take: it is off meanwhile."""
+    found, attention = [], F.scaled_dot_product_attention
+
+    def watched(*args, **rest):
+        found.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attention(*args, **rest)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    usual = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    try:
+        embeds, mask = padded(device)
+        with hico.progressive_dropout(model, LAYERS, RATIOS, KIND, SPANS):
+            model(inputs_embeds=embeds, attention_mask=mask)
+        assert found and not any(found)
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(usual)
+
+
 def test_gradients_take_the_usual_way(model, masks, device):
     embeds, mask = padded(device)
     with hico.progressive_dropout(model, LAYERS, RATIOS, KIND, SPANS):

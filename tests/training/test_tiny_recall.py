@@ -197,6 +197,19 @@ def test_so_many_steps_and_no_more(bank, tokenizer):
     assert found[-1]["lr"] < found[0]["lr"]
 
 
+def test_no_step_waits_for_plans_of_its_lengths(bank, tokenizer, monkeypatch):
+    found = []
+
+    def watched(*args):
+        found.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return loss_of(*args)
+
+    monkeypatch.setattr("hico.model.training.tiny.recall.loss_of", watched)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    list(recall(small_model(), bank, tokenizer, 60, levels=[EASY], steps=2, warm=1))
+    assert found == [False, False] and torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
 @pytest.mark.parametrize("level", [-1, 12])
 def test_a_level_that_is_not_there(bank, tokenizer, level):
     with pytest.raises(ValueError, match="level: expected 0 to 11"):
