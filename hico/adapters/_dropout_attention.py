@@ -27,11 +27,14 @@ MASKED = 1 << 28
 def unplanned() -> Iterator[None]:
     """Attention without cuDNN's kernel meanwhile, which plans for every new length: 40 to 150 ms.
 
-    Entered where a pass is traced, if it is compiled: its backend is chosen then.
+    It stays where the caller left no other fast one. Entered where a pass is traced, if it is
+    compiled: its backend is chosen then.
     """
     cuda = torch.backends.cuda
     before = cuda.cudnn_sdp_enabled()
-    cuda.enable_cudnn_sdp(False)
+    cuda.enable_cudnn_sdp(
+        before and not (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())
+    )
     try:
         yield
     finally:

@@ -113,9 +113,11 @@ def test_norms_and_mlps_in_chunks(model, device, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("before", [True, False])
-def test_no_plans_for_short_prompts(model, device, monkeypatch, before):
-    """cuDNN plans for every new length, for longer than so few rows take: it is off meanwhile."""
+@pytest.mark.parametrize(
+    ("cudnn", "others", "meanwhile"), [(1, 1, 0), (0, 1, 0), (1, 0, 1), (0, 0, 0)]
+)
+def test_no_plans_for_short_prompts(model, device, monkeypatch, cudnn, others, meanwhile):
+    """cuDNN plans for every new length, for longer than so few rows take: others go first."""
     found, attention = [], F.scaled_dot_product_attention
 
     def watched(*args, **rest):
@@ -123,16 +125,20 @@ def test_no_plans_for_short_prompts(model, device, monkeypatch, before):
         return attention(*args, **rest)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    usual = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(before)
+    cuda = torch.backends.cuda
+    switches = [cuda.enable_cudnn_sdp, cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp]
+    usual = [cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()]
+    for switch, on in zip(switches, (cudnn, others, others), strict=True):
+        switch(bool(on))
     try:
         embeds, mask = padded(device)
         with hico.progressive_dropout(model, LAYERS, RATIOS, KIND, SPANS):
             model(inputs_embeds=embeds, attention_mask=mask)
-        assert found and not any(found)
-        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+        assert set(found) == {bool(meanwhile)}
+        assert cuda.cudnn_sdp_enabled() == bool(cudnn)
     finally:
-        torch.backends.cuda.enable_cudnn_sdp(usual)
+        for switch, on in zip(switches, usual, strict=True):
+            switch(on)
 
 
 def test_gradients_take_the_usual_way(model, masks, device):
