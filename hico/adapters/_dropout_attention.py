@@ -1,7 +1,8 @@
 """Attention of a shortened, padded or continued sequence without a mask of its rows by its rows."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -23,22 +24,44 @@ ORDER = [
 MASKED = 1 << 28
 
 
+class _Switch:
+    """torch's switch of cuDNN's attention, one for all threads: off as long as any wants it off."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = threading.Lock(), 0, True
+
+    def off(self) -> None:
+        cuda = torch.backends.cuda
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.before = cuda.cudnn_sdp_enabled()
+                others = cuda.flash_sdp_enabled() and cuda.mem_efficient_sdp_enabled()
+                cuda.enable_cudnn_sdp(self.before and not others)
+
+    def back(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                torch.backends.cuda.enable_cudnn_sdp(self.before)
+
+
+_CUDNN = _Switch()
+
+
 @contextmanager
 def unplanned() -> Iterator[None]:
     """Attention without cuDNN's kernel meanwhile, which plans for every new length: 40 to 150 ms.
 
-    It stays where the caller left no other fast one. Entered where a pass is traced, if it is
+    It stays where the caller left not both of the other fast ones: flash, which takes no masks, and
+    the memory-efficient one, which takes no grouped heads. Entered where a pass is traced, if it is
     compiled: its backend is chosen then.
     """
-    cuda = torch.backends.cuda
-    before = cuda.cudnn_sdp_enabled()
-    cuda.enable_cudnn_sdp(
-        before and not (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())
-    )
+    _CUDNN.off()
     try:
         yield
     finally:
-        cuda.enable_cudnn_sdp(before)
+        _CUDNN.back()
 
 
 class Tokens:
@@ -90,16 +113,8 @@ def attend(
 
     The last of M rows stands at the last of N keys. Rows of padding give finite values.
     """
-    with _backends(query):
-        out = _attend(query, key, value, attention_mask, scaling, dropout)
+    out = _attend(query, key, value, attention_mask, scaling, dropout)
     return out.transpose(1, 2).contiguous(), None
-
-
-def _backends(query: Tensor) -> AbstractContextManager:
-    """What computes attention of these rows."""
-    if query.shape[2] >= LONG and query.is_cuda and torch.backends.cuda.cudnn_sdp_enabled():
-        return sdpa_kernel(ORDER, set_priority=True)
-    return unplanned()
 
 
 def _attend(
@@ -115,17 +130,28 @@ def _attend(
             one = [t[b : b + 1, :, start:stop] for t in (q, k, v)]
             out[b : b + 1, :, start:stop] = _causal(one[0], one[1], one[2], scale, dropout)
         return out
-    if q.shape[2] == 1 and held is None:
-        return F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True
-        )
-    return _masked(q, k, v, held, scale, dropout)
+    with _backends(long=False):
+        if q.shape[2] == 1 and held is None:
+            return F.scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True
+            )
+        return _masked(q, k, v, held, scale, dropout)
+
+
+def _backends(long: bool) -> AbstractContextManager:
+    """What computes attention; compiled code has no say in it."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    if long and torch.backends.cuda.cudnn_sdp_enabled():
+        return sdpa_kernel(ORDER, set_priority=True)
+    return unplanned()
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float) -> Tensor:
-    return F.scaled_dot_product_attention(
-        q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
-    )
+    with _backends(long=q.is_cuda and q.shape[2] >= LONG):
+        return F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
+        )
 
 
 def _masked(

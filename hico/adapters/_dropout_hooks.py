@@ -24,6 +24,7 @@ def installed(model: Any, base: Any, run: Dropout) -> Iterator[None]:
 
         hooks, lean = _LayerHooks(run, base), _Lean(run, base)
         stack.callback(hooks.only, ())
+        stack.callback(lean.off)  # no hook runs behind a pass that Ctrl-C has ended
 
         def begin(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             run.begin(args, kwargs)

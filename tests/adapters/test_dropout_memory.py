@@ -1,5 +1,7 @@
 """What progressive_dropout needs beside the rows: chunks, and no mask of rows by rows."""
 
+import threading
+
 import pytest
 import torch
 from decoder_layers import SIZES, make_decoder
@@ -112,11 +114,27 @@ def test_norms_and_mlps_in_chunks(model, device, monkeypatch):
     assert set(rows) == {N}
 
 
+@pytest.fixture
+def switches():
+    """Sets torch's switches of cuDNN's, the flash and the memory-efficient attention."""
+    cuda = torch.backends.cuda
+    usual = [cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()]
+
+    def switch(cudnn, flash, efficient):
+        cuda.enable_cudnn_sdp(bool(cudnn))
+        cuda.enable_flash_sdp(bool(flash))
+        cuda.enable_mem_efficient_sdp(bool(efficient))
+
+    yield switch
+    switch(*usual)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("cudnn", "others", "meanwhile"), [(1, 1, 0), (0, 1, 0), (1, 0, 1), (0, 0, 0)]
+    ("before", "meanwhile"),
+    [((1, 1, 1), False), ((0, 1, 1), False), ((1, 0, 1), True), ((1, 1, 0), True)],
 )
-def test_no_plans_for_short_prompts(model, device, monkeypatch, cudnn, others, meanwhile):
+def test_no_plans_for_short_prompts(model, device, monkeypatch, switches, before, meanwhile):
     """cuDNN plans for every new length, for longer than so few rows take: others go first."""
     found, attention = [], F.scaled_dot_product_attention
 
@@ -125,20 +143,63 @@ def test_no_plans_for_short_prompts(model, device, monkeypatch, cudnn, others, m
         return attention(*args, **rest)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    cuda = torch.backends.cuda
-    switches = [cuda.enable_cudnn_sdp, cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp]
-    usual = [cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()]
-    for switch, on in zip(switches, (cudnn, others, others), strict=True):
-        switch(bool(on))
-    try:
-        embeds, mask = padded(device)
-        with hico.progressive_dropout(model, LAYERS, RATIOS, KIND, SPANS):
-            model(inputs_embeds=embeds, attention_mask=mask)
-        assert set(found) == {bool(meanwhile)}
-        assert cuda.cudnn_sdp_enabled() == bool(cudnn)
-    finally:
-        for switch, on in zip(switches, usual, strict=True):
-            switch(on)
+    switches(*before)
+    embeds, mask = padded(device)
+    with hico.progressive_dropout(model, LAYERS, RATIOS, KIND, SPANS):
+        model(inputs_embeds=embeds, attention_mask=mask)
+    assert set(found) == {meanwhile}
+    assert torch.backends.cuda.cudnn_sdp_enabled() == bool(before[0])
+
+
+def test_two_threads_switch_back(switches):
+    """The one that comes second also ends second, and saw the switch off."""
+    switches(1, 1, 1)
+    inside, ended = threading.Event(), threading.Event()
+
+    def second():
+        with _dropout_attention.unplanned():
+            inside.set()
+            assert ended.wait(30)
+            found.append(torch.backends.cuda.cudnn_sdp_enabled())
+
+    found: list[bool] = []
+    with _dropout_attention.unplanned():
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert inside.wait(30)
+    ended.set()
+    thread.join()
+    assert found == [False] and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@torch.no_grad()
+def test_layers_compiled_as_one_graph_each(model, device):
+    embeds = torch.randn(1, 40, SIZES["hidden_size"], device=device)
+    found = []
+    for compiled in (False, True):
+        for layer in model.model.layers if compiled else ():
+            layer.forward = torch.compile(layer.forward, fullgraph=True, backend="eager")
+        with hico.progressive_dropout(model, LAYERS, RATIOS, "uniform", [(5, 30)]):
+            found.append(model(inputs_embeds=embeds, use_cache=False).logits)
+    torch.testing.assert_close(*found)
+
+
+def test_nothing_is_left_of_a_pass_that_was_ended(model, device, monkeypatch):
+    def ended(*_, **__):
+        raise KeyboardInterrupt
+
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(_dropout_attention, "_causal", ended)
+    embeds = torch.randn(1, 40, SIZES["hidden_size"], device=device)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        torch.no_grad(),
+        hico.progressive_dropout(model, LAYERS, RATIOS, "uniform", [(5, 30)]),
+    ):
+        model(inputs_embeds=embeds)
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    assert not any("forward" in vars(part) for part in model.modules())
 
 
 def test_gradients_take_the_usual_way(model, masks, device):

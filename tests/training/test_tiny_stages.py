@@ -112,6 +112,7 @@ def test_both_stages_and_on_from_weights(small, tmp_path, capsys, monkeypatch):
 
 def test_what_was_learned_is_there_if_a_run_is_ended(small, tmp_path, capsys, monkeypatch):
     write_model(*small(), tmp_path / "a", {"level": 1})
+    (tmp_path / "a" / command.HEADS).write_bytes(b"heads")
     monkeypatch.setattr(command, "paint_bank", lambda *_, **__: invented_bank(4, 16, channels=40))
     monkeypatch.setattr(command, "EACH", 0)
     given = ["0b", "--device", "cpu", "--seconds", "60", "--from", str(tmp_path / "a")]
@@ -128,6 +129,7 @@ def test_what_was_learned_is_there_if_a_run_is_ended(small, tmp_path, capsys, mo
     with pytest.raises(KeyboardInterrupt):
         command.main([*given, "--out", str(tmp_path / "b")])
     model, _, notes = open_model(tmp_path / "b" / command.SO_FAR, "cpu")
+    assert (tmp_path / "b" / command.SO_FAR / command.HEADS).read_bytes() == b"heads"
     begun, _ = load_model(tmp_path / "a", "cpu")
     assert notes == {"level": 1} and not (tmp_path / "b" / "model.safetensors").exists()
     assert not torch.equal(model.get_input_embeddings().weight, begun.get_input_embeddings().weight)

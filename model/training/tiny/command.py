@@ -99,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     model, processor, notes = begin(args, device, tell)
     notes.setdefault("runs", []).append({"stage": args.stage, "seconds": args.seconds})
     write_model(model, processor, args.out, notes)
-    shutil.rmtree(args.out / SO_FAR, ignore_errors=True)
-    if args.stage == "0b" and args.tested:
+    if args.stage == "0b":
+        shutil.rmtree(args.out / SO_FAR, ignore_errors=True)
         for record in _examined(model, processor, notes, args):
             tell(record)
     print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
@@ -191,17 +191,24 @@ def _recall(
         notes["level"] = record["level"]
         yield record
         if record["seconds"] > kept + EACH:
-            write_model(model, processor, args.out / SO_FAR, notes)
+            _hand_on(args.source, write_model(model, processor, args.out / SO_FAR, notes))
             kept = record["seconds"]
-    if args.source is not None and args.source.resolve() != args.out.resolve():
-        for path in args.source.glob(HEADS):
-            shutil.copy(path, args.out)  # for stage 0a, which may go on from here
+    _hand_on(args.source, args.out)
+
+
+def _hand_on(source: Path | None, folder: Path) -> None:
+    """The heads that the encoder was trained with, for stage 0a, which may go on from there."""
+    if source is not None and source.resolve() != folder.resolve():
+        for path in source.glob(HEADS):
+            shutil.copy(path, folder)
 
 
 def _examined(
     model: Any, processor: Any, notes: dict[str, Any], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """What is right at each level up to the last one, on cards of the split "test"."""
+    if not args.tested:
+        return
     bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed, mode=args.clip)
     for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
         yield {"tested": number, **examine(model, bank, processor.tokenizer, one)}
