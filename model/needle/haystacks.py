@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,20 @@ def check_haystack(name: str, single: bool) -> None:
         raise FileNotFoundError(f"--haystack: expected {wanted}, found nothing at {name!r}")
     if not single:
         raise ValueError(f"--haystack: expected {wanted}, got the file {name!r}")
+
+
+def video_settings(name: str, split: str) -> dict[str, str]:
+    """What a haystack of videos adds to a test's settings: a hash of their names and sizes.
+
+    A copy of their folder has the same; one that is drawn adds nothing.
+    """
+    path = Path(name)
+    if name in DRAWN or not path.exists():
+        return {}
+    source = haystack_of(name, 0, split) if path.is_dir() else None
+    files = sorted(source.files) if isinstance(source, VideoHaystack) else [path]
+    told = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]
+    return {"haystack_videos": hashlib.sha256(repr(told).encode()).hexdigest()[:16]}
 
 
 def open_haystack(name: str, seed: int, split: str, store: Store) -> Haystack:

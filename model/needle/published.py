@@ -16,6 +16,7 @@ from ..video import read_image
 from ..vision import square_image
 from .asking import Ask, Cell, Film, letter_answers
 from .features import Haystack, Store
+from .haystacks import video_settings
 
 SINGLE = {"question": str, "answer": str, "image": str}
 MULTI = {"images": list, "question1": str, "answer1": str, "question2": str, "answer2": str}
@@ -75,7 +76,7 @@ class PublishedTask:
             raise ValueError(f"{path}: not valid JSON ({error})") from error
         single = _check_rows(path, rows)
         rows, root = rows[:needles], images or path.parent
-        _check_images(path, rows, root)
+        _check_images(path, rows, single, root)
         digest = hashlib.sha256(text).hexdigest()[:16]
         places = tuple(depths) if single else ()
         return cls(path.name, digest, tuple(rows), single, root, places, **more)
@@ -86,9 +87,15 @@ class PublishedTask:
         return len(self.rows)
 
     def settings(self) -> dict[str, Any]:
-        """All that cells depend on."""
+        """All that cells depend on, what is in the images and in the haystack included."""
+        seen = hashlib.sha256()
+        for row in self.rows:
+            for name in _images(row, self.single):
+                seen.update(hashlib.sha256((self.images / name).read_bytes()).digest())
         names = ("digest", "needles", "haystack", "haystack_seed", "split")
-        return {"data": self.name} | {name: getattr(self, name) for name in names}
+        found = {"data": self.name} | {name: getattr(self, name) for name in names}
+        videos = video_settings(self.haystack, self.split)
+        return found | {"images": seen.hexdigest()[:16]} | videos
 
     def check(self, frames: Sequence[int]) -> None:
         """Every length will do."""
@@ -106,7 +113,7 @@ class PublishedTask:
         """A video a row and cell."""
         for frames, depth in cells:
             for number, row in enumerate(self.rows):
-                names = [row["image"]] if self.single else row["images"]
+                names = _images(row, self.single)
                 at = places(frames, len(names), depth)
                 asks = _asks(row, (frames, depth), number, at)
                 yield Film(
@@ -184,6 +191,10 @@ def spliced(hay: Tensor, needles: Sequence[Tensor], at: Sequence[int]) -> Tensor
     return torch.cat([*pieces, hay[begin:]])
 
 
+def _images(row: dict[str, Any], single: bool) -> list[str]:
+    return [row["image"]] if single else row["images"]
+
+
 def _asks(row: dict[str, Any], cell: Cell, number: int, at: list[int]) -> tuple[Ask, ...]:
     first = tuple(16 * place + 64 * j for j, place in enumerate(at))
     turns = (("needle", "question", "answer"),) if "question" in row else TURNS
@@ -218,7 +229,7 @@ def _check_rows(path: Path, rows: Any) -> bool:
         wrong = wrong or [k for k, kind in form.items() if not isinstance(row[k], kind)]
         if wrong:
             raise ValueError(f"{path}, row {i}: expected {', '.join(form)}, got no good {wrong[0]}")
-        names = [row["image"]] if single else row["images"]
+        names = _images(row, single)
         if len(names) < (1 if single else 2) or not all(isinstance(n, str) for n in names):
             raise ValueError(f"{path}, row {i}: expected two or more paths in images, got {names}")
         for key in form:
@@ -227,10 +238,10 @@ def _check_rows(path: Path, rows: Any) -> bool:
     return single
 
 
-def _check_images(path: Path, rows: list[dict[str, Any]], root: Path) -> None:
+def _check_images(path: Path, rows: list[dict[str, Any]], single: bool, root: Path) -> None:
     missing = []
     for i, row in enumerate(rows):
-        for name in [row["image"]] if "image" in row else row["images"]:
+        for name in _images(row, single):
             inside = (root / name).resolve().is_relative_to(root.resolve())
             if not inside or not (root / name).is_file():
                 missing.append(f"{name} (row {i})")

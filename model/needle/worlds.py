@@ -17,6 +17,7 @@ from ..training.worlds.world import CLIP
 from ..training.worlds.write import write_video
 from .asking import THEN, Ask, Cell, Film
 from .features import Haystack, Store
+from .haystacks import video_settings
 from .placement import assembled, both, cards_of, placed
 
 BASE = 1000  # frames of the world that a longer one has its cards and questions of
@@ -72,7 +73,8 @@ class WorldTask:
         """All that cells depend on."""
         names = ("kind", "needles", "seed", "split", "card", "hops", "haystack", "source")
         found: dict[str, Any] = {"world" if n == "kind" else n: getattr(self, n) for n in names}
-        return found | ({"depths": list(self.depths)} if self.single else {})
+        found |= {"depths": list(self.depths)} if self.single else {}
+        return found | video_settings(self.haystack, self.split)
 
     def check(self, frames: Sequence[int]) -> None:
         """Raises ValueError where a grid has a length that worlds cannot have."""

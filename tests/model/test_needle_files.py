@@ -1,8 +1,10 @@
 """`hico needle`: published question files, worlds, what it writes, and what it refuses."""
 
 import json
+import shutil
 import struct
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from hico.model.needle.features import Store
 from hico.model.needle.haystacks import open_haystack
 from hico.model.needle.published import PublishedTask, places
 from hico.model.needle.timing import Clock
+from hico.model.needle.worlds import WorldTask
+from hico.model.training.worlds import world as drawn_worlds
 from hico.model.video import open_video
 from hico.model.vision import square_image
 
@@ -145,6 +149,30 @@ def test_a_published_grid_end_to_end(needle, images, tmp_path, capsys):
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert needle(*words[:-1], "--frames", "8", "--resume") == 2
     assert "got others in baselines" in capsys.readouterr().err
+
+
+def test_no_run_goes_on_with_other_images_or_videos(needle, images, tmp_path, capsys):
+    data, out = write_rows(tmp_path / "rows.json", single()), tmp_path / "out.json"
+    others, hay = tmp_path / "others", tmp_path / "hay"
+    shutil.copytree(images, others / "same")
+    shutil.copytree(images, others / "new")
+    write_image(others / "new" / NAMES[1], 200)
+    hay.mkdir()
+    (hay / "a.mp4").write_bytes(b"1")
+    words = ("--data", data, "--depths", "1", "--frames", "8", "--free", 0, "--json", out)
+    assert needle(*words, "--images", images) == 0
+    assert needle(*words, "--images", others / "same", "--resume") == 0
+    assert needle(*words, "--images", others / "new", "--resume") == 2
+    assert "got others in images (" in capsys.readouterr().err
+    task = WorldTask("needle", 1, (0.0,), haystack=str(hay), split="all")
+    before = task.settings()
+    shutil.copytree(hay, tmp_path / "copy")
+    copied = replace(task, haystack=str(tmp_path / "copy")).settings()
+    assert copied["haystack_videos"] == before["haystack_videos"]
+    drawn_worlds._videos.cache_clear()
+    (hay / "b.mp4").write_bytes(b"1")
+    assert task.settings()["haystack_videos"] != before["haystack_videos"]
+    assert "haystack_videos" not in replace(task, haystack="natural").settings()
 
 
 @pytest.mark.parametrize("world, kinds", [("needle", ["needle"]), ("multihop", ["caption", "qa"])])
