@@ -120,15 +120,8 @@ class Record:
 
     def content(self) -> dict[str, Any]:
         """All that the file says."""
-        cells = [self.cells[place] for place in sorted(self.cells, key=_order)]
-        return {
-            "settings": self.settings,
-            "runs": self.runs,
-            "shared": SHARED,
-            "averages": averages(cells),
-            "all_accuracies": [accuracy(cell) for cell in cells],
-            "cells": cells,
-        }
+        about = {"settings": self.settings, "runs": self.runs, "shared": SHARED}
+        return about | _told(self.cells)
 
     def _read(self, path: Path) -> None:
         """Takes over the cells and runs of the file that others have written."""
@@ -136,8 +129,14 @@ class Record:
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            settings, cells, runs = (found[name] for name in ("settings", "cells", "runs"))
-            places = {_place(cell): cell for cell in cells}
+            for name, kind in {"settings": dict, "cells": list, "runs": list}.items():
+                if not isinstance(found[name], kind):
+                    raise TypeError(f"{name} is no {kind.__name__}")
+            settings, runs = found["settings"], found["runs"]
+            places = {_place(cell): cell for cell in found["cells"]}
+            if not all(isinstance(frames, int) for frames, _ in places):
+                raise TypeError("frames is no int")
+            _told(places)  # what cannot be told again is no cell
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: expected results of a needle test ({error!r})") from error
         if settings != self.settings:
@@ -149,6 +148,16 @@ class Record:
             )
         self.cells = places | self.cells
         self.runs = [*(run for run in runs if run != self._written), self.runs[-1]]
+
+
+def _told(cells: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+    """Cells in order, and what they come to."""
+    ordered = [cells[place] for place in sorted(cells, key=_order)]
+    return {
+        "averages": averages(ordered),
+        "all_accuracies": [accuracy(cell) for cell in ordered],
+        "cells": ordered,
+    }
 
 
 @contextmanager

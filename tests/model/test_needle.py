@@ -237,8 +237,16 @@ def test_a_run_goes_on_where_it_was(tmp_path, store):
     for other in ({"seed": 1}, {"extra": 1}):
         with pytest.raises(ValueError, match=f"others in {next(iter(other))}"):
             Record(path, settings | other, {}, True)
-    for wrong in ("{", "[]", "{}", '{"settings": {}, "cells": [{}], "runs": []}'):
-        path.write_text(wrong)
+    whole, wrong = json.loads(path.read_text()), ["{", "[]", "{}"]
+    cells = whole["cells"]
+    odd = [{}, {"frames": 32, "depth": 0.0}, cells[0] | {"frames": "32"}, cells[0] | {"depth": []}]
+    odd += [cells[0] | {"needle": {"letter": {}}}, 5]
+    changes = [{"cells": [*cells[1:], cell]} for cell in odd] + [{"cells": {}}, {"settings": []}]
+    changes.append({"cells": [cell | {"frames": "32"} for cell in cells]})
+    for change in [*changes, {"runs": None}, {"runs": 5}]:
+        wrong.append(json.dumps(whole | change))
+    for text in wrong:
+        path.write_text(text)
         with pytest.raises(ValueError, match="expected results of a needle test"):
             Record(path, settings, {}, True)
 
