@@ -222,7 +222,10 @@ def _where(
 ) -> tuple[torch.device, torch.dtype]:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {device!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: expected cpu, as there is no CUDA GPU, got {device}")
     return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)

@@ -122,8 +122,9 @@ def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:
     frames, depths = grid.frame_counts(args.frames, CLIP), grid.depths(args.depths)
     for name, least in (("needles", 1), ("free", 0), ("seed", 0)):
         value = getattr(args, name)
-        if value is not None and not least <= value < 1 << 30:
-            raise ValueError(f"--{name}: expected {least} or more, got {value}")
+        if value is not None and not least <= value < grid.MANY:
+            wanted = f"{least} or more" if value < least else f"less than {grid.MANY:,}"
+            raise ValueError(f"--{name}: expected {wanted}, got {value}")
     if args.resume and args.json is None:
         raise ValueError("--resume: expected --json with the file to go on with, got none")
     for path, kind in ((args.json, ".json"), (args.png, ".png")):
@@ -131,6 +132,7 @@ def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:
             check_output(path, (kind,))
     if args.png is not None:
         require_matplotlib()
+    check_cache(args.cache or default_cache())
     check_haystack(args.haystack, single=args.data is not None)
     task: Any
     if args.data is not None:
@@ -139,6 +141,8 @@ def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:
             raise ValueError(f"--source: expected it with --world alone, got {args.source}")
         task = PublishedTask.open(args.data, args.images, depths, args.needles, **more)
     else:
+        if args.images is not None:
+            raise ValueError(f"--images: expected it with --data alone, got {args.images}")
         names = ("seed", "split", "card", "hops", "haystack", "source")
         given = {name: getattr(args, name) for name in names}
         single = args.world == "needle"
@@ -180,6 +184,13 @@ def _record(args: argparse.Namespace, task: Any, answerer: Any, weights: str) ->
     }
     facts = {"model": args.model, "transformers": version("transformers")}
     return Record(args.json, settings, environment(model.device) | facts, args.resume)
+
+
+def check_cache(folder: Path) -> None:
+    """Raises NotADirectoryError where a file is in the way of a folder of features."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise NotADirectoryError(f"--cache: expected a folder, got {folder}: {there} is a file")
 
 
 def default_cache() -> Path:

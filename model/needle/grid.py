@@ -6,6 +6,7 @@ from math import sqrt
 
 Z = 1.959964  # of 95%
 MOST = 100_000  # values of one range
+MANY = 1 << 30  # more than anything that is counted here
 
 
 def numbers(name: str, text: str) -> tuple[float, ...]:
@@ -14,7 +15,7 @@ def numbers(name: str, text: str) -> tuple[float, ...]:
     Exact in decimals: 0:1:0.2 has six values, and the last is 1.
 
     Raises:
-        ValueError: another form, or a range without values.
+        ValueError: another form, a range without values, or a value that is far too large.
 
     >>> from hico.model.needle.grid import numbers
     >>> numbers("--depths", "0:1:0.2")
@@ -30,6 +31,8 @@ def numbers(name: str, text: str) -> tuple[float, ...]:
             values = []
         if len(values) not in (1, 3) or not all(value.is_finite() for value in values):
             raise ValueError(f"{name}: expected values or FIRST:LAST:STEP, got {part!r}")
+        if not all(abs(value) < MANY for value in values):
+            raise ValueError(f"{name}: expected less than {MANY:,}, got {part!r}")
         first, last, step = values if len(values) == 3 else (values[0], values[0], Decimal(1))
         if step <= 0 or last < first or last - first > MOST * step:
             raise ValueError(f"{name}: expected FIRST <= LAST and STEP > 0, got {part!r}")
