@@ -100,7 +100,7 @@ def letter_answers(text: str, letter: str) -> tuple[str, ...]:
     >>> letter_answers("Which? Options: (A) red\\n(B) blue\\nBest option: (", "B")
     ('B', 'B) blue', 'blue')
     """
-    option = dict(OPTION.findall(text)).get(letter, "").strip()
+    option = dict(OPTION.findall(text)).get(letter.upper(), "").strip()
     return (letter, f"{letter}) {option}", option) if option else (letter,)
 
 

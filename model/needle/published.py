@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..processing import IMAGE
 from ..video import read_image
 from ..vision import square_image
 from .asking import Ask, Cell, Film, letter_answers
@@ -221,7 +222,8 @@ def _question_file(path: Path) -> Path:
 def _check_rows(path: Path, rows: Any) -> bool:
     """Whether the rows are of single needles."""
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path}: expected a list of questions, got {type(rows).__name__}")
+        got = "an empty one" if isinstance(rows, list) else type(rows).__name__
+        raise ValueError(f"{path}: expected a list of questions, got {got}")
     single = isinstance(rows[0], dict) and "question" in rows[0]
     form = SINGLE if single else MULTI
     for i, row in enumerate(rows):
@@ -235,6 +237,8 @@ def _check_rows(path: Path, rows: Any) -> bool:
         for key in form:
             if key.startswith("answer") and not (len(row[key]) == 1 and row[key].isalpha()):
                 raise ValueError(f"{path}, row {i}: expected a letter in {key}, got {row[key]!r}")
+            if key.startswith("question") and IMAGE in row[key]:
+                raise ValueError(f"{path}, row {i}: expected no {IMAGE} in {key}, got one")
     return single
 
 

@@ -220,7 +220,8 @@ def test_clear_errors_before_any_work(words, said, capsys):
     [
         ("{", "not valid JSON"),
         ({}, "expected a list of questions, got dict"),
-        ([], "expected a list of questions"),
+        ([], "expected a list of questions, got an empty one"),
+        ([single()[0], single()[1] | {"question": "<image>?"}], "row 1: expected no <image> in"),
         ([single()[0], 5], "row 1: expected question, answer, image"),
         ([{"question": "a"}], "row 0: expected question, answer, image, got no good answer"),
         ([single()[0] | {"answer": "AB"}], "row 0: expected a letter in answer, got 'AB'"),

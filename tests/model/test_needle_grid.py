@@ -103,6 +103,7 @@ def test_answers():
     said = ["b", "B)", "(B) a blue one", "a blue one.", "B) A blue one"]
     assert all(is_free(one, letter_answers(text, "B")) for one in said)
     assert not any(is_free(one, letter_answers(text, "B")) for one in ("A", "red", "B) red", ""))
+    assert is_free("a blue one", letter_answers(text, "b"))
     chain = "a red star, then a blue ring, then 47"
     assert steps_right(chain, "47", chain) == (True, True)
     assert steps_right("a blue ring, then 47", "47", chain) == (True, False)
