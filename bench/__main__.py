@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, ImportError) as error:
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError) as error:
         print(f"hico.bench: error: {error}", file=sys.stderr)
         return 2
 

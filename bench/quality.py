@@ -8,7 +8,7 @@ Several models go side by side. A run goes on where one with equal arguments end
 """
 
 import argparse
-import json
+import copy
 import sys
 import time
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ from tqdm import tqdm
 from hico.bench import quality_table, record
 from hico.bench.quality_measure import CLIP, Subject, measure
 from hico.bench.quality_methods import LEVELS, Method, dropout_of, methods_of
-from hico.bench.quality_tally import row_of, tally_of
+from hico.bench.quality_tally import key_of, newest, row_of, settled, tally_of
 from hico.bench.record import Row
-from hico.model.needle.command import PROMPTS, check_model, default_cache
-from hico.model.needle.grid import depths, frame_counts, numbers
+from hico.model.needle.command import PROMPTS, check_folder, check_model, default_cache
+from hico.model.needle.grid import MANY, depths, frame_counts, numbers
 from hico.model.needle.worlds import KINDS, WorldTask
 from hico.model.options import DTYPES
 from hico.model.picture import check_output, require_matplotlib
@@ -93,16 +93,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0, or 1 if something failed or the budget was spent before all was measured."""
     if args.show:
+        check_png(args.png)
         found = list(newest(args.out or RESULTS).values())
         show(quality_table.newest_models(found), args.png)
         return 0
     started = time.perf_counter()
     plan = planned(args)
+    check_png(args.png)
+    check_folder("--cache", args.cache or default_cache())
+    out = args.out or RESULTS
+    check_folder("--out", out.parent)
+    if out.parent.is_dir():
+        check_output(out, (out.suffix.lower(),))
     subjects = [opened(name, folder, args) for name, folder in models_of(args.model)]
     cells = [
         Cell(subject, task, frames, method) for subject in subjects for task, frames, method in plan
     ]
-    out = args.out or RESULTS
     rows: list[Row] = []
     for row in measured_rows(cells, out, started + args.budget):
         rows.append(row)
@@ -113,6 +119,13 @@ def run(args: argparse.Namespace) -> int:
     if left:
         print(f"{left} of {len(cells)} rows are not complete: run again to go on")
     return int(left > 0)
+
+
+def check_png(path: Path | None) -> None:
+    """Raises ValueError, OSError or ModuleNotFoundError where no plot can be drawn and written."""
+    if path is not None:
+        check_output(path)
+        require_matplotlib()
 
 
 def show(rows: list[Row], png: Path | None) -> None:
@@ -133,11 +146,10 @@ def planned(args: argparse.Namespace) -> list[tuple[WorldTask, int, Method]]:
         ValueError: an argument out of range.
     """
     for name, least in (("questions", 1), ("seed", 0), ("hops", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"{name}: expected {least} or more, got {getattr(args, name)}")
-    if args.png is not None:
-        check_output(args.png)
-        require_matplotlib()
+        value = getattr(args, name)
+        if not least <= value < MANY:
+            room = f"{least} or more" if value < least else f"less than {MANY:,}"
+            raise ValueError(f"--{name}: expected {room}, got {value}")
     levels, cases = chosen("levels", args.levels, LEVELS), chosen("case", args.case, KINDS)
     ratios = numbers("--ratios", args.ratios)
     if not all(0 < ratio <= 1 for ratio in ratios):
@@ -164,16 +176,16 @@ def chosen(name: str, text: str, known: tuple[str, ...]) -> list[str]:
     """Words between commas, all of them known ones."""
     words = [word.strip() for word in text.split(",")]
     if not set(words) <= set(known):
-        raise ValueError(f"{name}: expected some of {', '.join(known)}, got {text}")
+        raise ValueError(f"--{name}: expected some of {', '.join(known)}, got {text}")
     return words
 
 
 def bounds(args: argparse.Namespace) -> tuple[int, int]:
     """Fewest and most frames of the adaptive rule."""
-    found = [int(value) for value in numbers("--adaptive", args.adaptive)]
+    found = numbers("--adaptive", args.adaptive)
     if len(found) != 2 or not CLIP <= found[0] <= found[1] or any(n % CLIP for n in found):
         raise ValueError(f"--adaptive: expected LEAST,MOST, multiples of 4, got {args.adaptive}")
-    return found[0], found[1]
+    return int(found[0]), int(found[1])
 
 
 def task_of(case: str, args: argparse.Namespace) -> WorldTask:
@@ -223,54 +235,55 @@ def measured_rows(cells: list[Cell], out: Path, until: float) -> Iterator[Row]:
         device = cell.subject.model.device
         if device not in common:
             common[device] = record.environment(device)
-        row = None if time.perf_counter() > until else measured_row(cell, before, until)
+        row, ended = None, False
+        if time.perf_counter() <= until:
+            row, ended = measured_row(cell, before, until)
         if row is not None:
             row |= common[device]
             record.append(out, row)
-        elif before is not None:
+        if ended:
+            raise KeyboardInterrupt
+        if row is None and before is not None:
             row = before | {"model": cell.subject.name}
         if row is not None:
             yield row
 
 
-def settled(row: Row) -> bool:
-    """Whether another run would add nothing."""
-    return row["complete"] or row.get("skipped", False)
+def measured_row(cell: Cell, before: Row | None, until: float) -> tuple[Row | None, bool]:
+    """What is found out about a cell before the time is up or Ctrl-C; and if that was pressed.
 
-
-def newest(path: Path) -> dict[str, Row]:
-    """The last row of a file for each of its settings."""
-    rows = [row for row in record.load(path) if row.get("suite") == "quality"]
-    return {key_of(row["settings"]): row for row in rows}
-
-
-def key_of(settings: Row) -> str:
-    """Equal for equal settings, read from a file or not."""
-    return json.dumps(settings, sort_keys=True)
-
-
-def measured_row(cell: Cell, before: Row | None, until: float) -> Row | None:
-    """What is found out about a cell before the time is up, None = nothing new."""
+    The row is None where nothing is new.
+    """
     subject, method, task = cell.subject, cell.method, cell.task
     row = told(cell)
     refused = subject.too_long(method, cell.frames)
     if refused is not None:
-        return row | {"error": refused, "skipped": True}
-    tally = tally_of(before)
+        return row | {"error": refused, "skipped": True}, False
+    tally, ended = tally_of(before), False
     known, total = tally.films, task.count(task.cells(cell.frames))
+    whole = copy.deepcopy(tally)  # as the last film left it
     title = f"{task.kind} {cell.frames:,} {method.name}"
     look: dict[str, Any] = {"unit": "question", "leave": False, "disable": not sys.stderr.isatty()}
+
+    def done(count: int) -> None:
+        nonlocal whole
+        whole = copy.deepcopy(tally)
+        bar.update(count)
+
     try:
         with tqdm(None, title, total, initial=tally.count, **look) as bar:
-            measure(subject, task, cell.frames, method, tally, until, bar.update)
+            measure(subject, task, cell.frames, method, tally, until, done)
+        whole = tally
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        return row | {"error": record.one_line(error)}
-    if tally.films == known:
-        return None
-    clips = tally.frames // CLIP
+        return row | {"error": record.one_line(error)}, False
+    except KeyboardInterrupt:
+        ended = True
+    if whole.films == known and not whole.complete:
+        return None, ended
+    clips = whole.frames // CLIP
     encoding = None if method.baseline else subject.encoding(method.clip, clips)
-    return row | row_of(tally, subject.depth, encoding)
+    return row | row_of(whole, subject.depth, encoding), ended
 
 
 def told(cell: Cell) -> Row:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
+from hico.bench import record
 from hico.bench.quality_methods import layer_average
 from hico.bench.record import Row
 from hico.model.needle.asking import Ask
@@ -119,3 +122,23 @@ def tally_of(row: Row | None) -> Tally:
         list(row["stage_tokens"]), row["frames_seen"] or 0, list(row["dropped_before"]), sums,
         row["peak_bytes"], row["above_bytes"], row["complete"],
     )  # fmt: skip
+
+
+def settled(row: Row) -> bool:
+    """Whether another run would add nothing."""
+    return row["complete"] or row.get("skipped", False)
+
+
+def newest(path: Path) -> dict[str, Row]:
+    """The last row of a file for each of its settings.
+
+    Raises:
+        ValueError: as record.load.
+    """
+    rows = [row for row in record.load(path) if row.get("suite") == "quality"]
+    return {key_of(row["settings"]): row for row in rows}
+
+
+def key_of(settings: Row) -> str:
+    """Equal for equal settings, read from a file or not."""
+    return json.dumps(settings, sort_keys=True)

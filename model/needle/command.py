@@ -132,7 +132,7 @@ def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:
             check_output(path, (kind,))
     if args.png is not None:
         require_matplotlib()
-    check_cache(args.cache or default_cache())
+    check_folder("--cache", args.cache or default_cache())
     check_haystack(args.haystack, single=args.data is not None)
     task: Any
     if args.data is not None:
@@ -186,11 +186,11 @@ def _record(args: argparse.Namespace, task: Any, answerer: Any, weights: str) ->
     return Record(args.json, settings, environment(model.device) | facts, args.resume)
 
 
-def check_cache(folder: Path) -> None:
-    """Raises NotADirectoryError where a file is in the way of a folder of features."""
+def check_folder(name: str, folder: Path) -> None:
+    """Raises NotADirectoryError where a file is in the way of a folder that is yet to be made."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if there.exists() and not there.is_dir():
-        raise NotADirectoryError(f"--cache: expected a folder, got {folder}: {there} is a file")
+        raise NotADirectoryError(f"{name}: expected a folder, got {folder}: {there} is a file")
 
 
 def default_cache() -> Path:

@@ -1,7 +1,6 @@
 """bench quality: what methods see and drop, what is asked and written, and how a run goes on."""
 
 import json
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from needle_helpers import small_model
 
 from hico.bench import quality, quality_measure, quality_table
-from hico.bench.__main__ import main
 from hico.bench.quality_measure import Subject, measure
 from hico.bench.quality_methods import (
     KINDS,
@@ -26,23 +24,12 @@ from hico.model.needle.worlds import WorldTask
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 FOREVER = float("inf")
-QUICK = ["--frames", "32", "--lengths", "32,64", "--fixed", "32", "--depths", "0,1"]
-QUICK += ["--adaptive", "32,40", "--questions", "4", "--hops", "1", "--ratios", "1,0.25"]
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
     model, processor = small_model()
     return Subject("small", model, processor, tmp_path_factory.mktemp("cache"), "ask", 32, 40)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    model, processor = small_model()
-    path = tmp_path_factory.mktemp("small")
-    model.save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
 
 
 def task_of(kind="needle", needles=3):
@@ -193,42 +180,6 @@ def test_needles_are_followed_in_every_clip_mode(subject, clip, tokens):
         assert left[2] == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_run_writes_each_row_once(folder, tmp_path, capsys):
-    out, png = tmp_path / "rows.jsonl", tmp_path / "plot.png"
-    words = ["quality", "--model", f"a={folder}", "--out", str(out), "--cache", str(tmp_path)]
-    words += [*QUICK, "--device", "cpu", "--case", "needle"]
-    assert main([*words, "--budget", "0"]) == 1 and not out.exists()
-    began = time.perf_counter()
-    assert main(words) == 0
-    first, seconds = out.read_text(), time.perf_counter() - began
-    rows = [json.loads(line) for line in first.splitlines()]
-    assert len({json.dumps(row["settings"]) for row in rows}) == len(rows) == 4 + 4 + 2 * 2 + 3
-    for row in rows:
-        assert row["suite"] == "quality" and row["complete"] and row["commit"] and not row["error"]
-        assert len(row["outcomes"]["needle"]) == row["questions"] == 4
-        assert row["low"] <= row["accuracy"] <= row["high"]
-        timed = row["levels"] != ["baselines"]
-        assert (row["seconds"] is not None) == timed == bool(row["survival"])
-    tokens = {row["provider"]: row["tokens"] for row in rows if row["frames"] == 32}
-    assert tokens["similarity merge"] == tokens["mean pool"] == tokens["frame drop"] == 512
-    assert tokens["no merge"] == 2048 and tokens["blind"] == 0 and tokens["one frame"] == 64
-    began = time.perf_counter()
-    pytest.importorskip("matplotlib")
-    assert main([*words, "--png", str(png)]) == 0 and out.read_text() == first
-    assert time.perf_counter() - began < seconds and png.read_bytes()[:4] == b"\x89PNG"
-    capsys.readouterr()
-    assert main(["quality", "--show", "--out", str(out)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 1 + len(rows) + 2 and out.read_text() == first
-    one = ["--seed", "1", "--levels", "baselines,video", "--only", "blind,random 0.25"]
-    assert main([*words, *one]) == 0
-    assert len(out.read_text().splitlines()) == len(rows) + 2
-    for _ in range(2):
-        assert main([*words, "--frames", "1024", "--levels", "clip", "--only", "no merge"]) == 0
-    last = out.read_text().splitlines()[len(rows) + 2 :]
-    assert [json.loads(line)["error"].split(":")[0] for line in last] == ["not run"]
-
-
 def row_like(model, method, outcomes, **settings):
     base = {"weights": model, "frames": 8, "method": method.settings()}
     return {
@@ -261,26 +212,3 @@ def test_what_does_not_fit_is_said(subject):
     assert subject.too_long(PLAIN, 1 << 20) is None
     assert subject.too_long(Method("none"), 32) is None
     assert "2,097,152 visual tokens" in subject.too_long(Method("none"), 1 << 15)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--levels", "sound"],
-        ["--levels", "clip", "--only", "blind"],
-        ["--case", "ordering"],
-        ["--ratios", "0"],
-        ["--ratios", "1.5"],
-        ["--frames", "30"],
-        ["--adaptive", "64"],
-        ["--adaptive", "512,64"],
-        ["--questions", "0"],
-        ["--model", "folder"],
-        ["--model", "a=x", "--model", "a=y"],
-        ["--png", "plot.jpg"],
-        ["--frames", "8"],
-    ],
-)
-def test_bad_arguments(words, capsys, tmp_path):
-    assert main(["quality", "--out", str(tmp_path / "rows.jsonl"), *words]) == 2
-    assert "expected" in capsys.readouterr().err
