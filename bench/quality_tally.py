@@ -14,6 +14,13 @@ from hico.model.needle.asking import Ask
 from hico.model.needle.grid import share_of
 from hico.model.stats import Stage
 
+SAID = ("case", "provider", "levels", "model", "frames", "settings", "complete", "error")
+FOUND = (
+    "questions", "films", "accuracy", "low", "high", "outcomes", "frames_seen", "stage_tokens",
+    "dropped_before", "tokens", "tokens_a_layer", "survival", "peak_bytes", "above_bytes",
+    "films_s", "seconds",
+)  # fmt: skip
+
 
 @dataclass
 class Tally:
@@ -130,13 +137,24 @@ def settled(row: Row) -> bool:
 
 
 def newest(path: Path) -> dict[str, Row]:
-    """The last row of a file for each of its settings.
+    """The last row of a file for each of its settings, the latest row at the end.
 
     Raises:
-        ValueError: as record.load.
+        ValueError: as record.load, or a row that lacks what these have.
     """
-    rows = [row for row in record.load(path) if row.get("suite") == "quality"]
-    return {key_of(row["settings"]): row for row in rows}
+    found: dict[str, Row] = {}
+    for row in record.load(path):
+        if row.get("suite") != "quality":
+            continue
+        done = isinstance(row.get("error", ""), str)
+        missing = [name for name in (SAID if done else (*SAID, *FOUND)) if name not in row]
+        if missing or not isinstance(row["settings"], dict):
+            wrong = ", ".join(missing) or "settings by name"
+            raise ValueError(f"{path}: expected rows of bench quality, got one without {wrong}")
+        key = key_of(row["settings"])
+        found.pop(key, None)
+        found[key] = row
+    return found
 
 
 def key_of(settings: Row) -> str:

@@ -6,8 +6,9 @@ import time
 import pytest
 from needle_helpers import small_model
 
-from hico.bench import quality_measure
+from hico.bench import quality_measure, quality_table
 from hico.bench.__main__ import main
+from hico.bench.quality_tally import newest
 
 pytestmark = pytest.mark.usefixtures("plain_on_cpu")
 QUICK = ["--frames", "32", "--lengths", "32,64", "--fixed", "32", "--depths", "0,1"]
@@ -84,6 +85,33 @@ def test_what_was_asked_is_there_if_a_run_is_ended(folder, tmp_path, capsys, mon
     assert going_on["outcomes"]["needle"][:1] == row["outcomes"]["needle"]
     assert main(["quality", "--show", "--out", str(out)]) == 0
     assert "so far" not in capsys.readouterr().out
+
+
+def test_rows_of_a_file(tmp_path, capsys):
+    """The latest one of equal settings stands last; what is no row of these is refused."""
+    path = tmp_path / "rows.jsonl"
+
+    def write(*rows):
+        path.write_text("".join(json.dumps({"suite": "quality"} | row) + "\n" for row in rows))
+
+    def row(weights, **said):
+        known = {"case": "needle", "provider": "blind", "levels": [], "model": "a", "frames": 8}
+        about = {"settings": {"weights": weights}, "complete": False, "error": "none"}
+        return known | about | said
+
+    write(row("old"), row("new"), {"suite": "merge"}, row("old", complete=True))
+    assert [one["settings"]["weights"] for one in newest(path).values()] == ["new", "old"]
+    assert quality_table.newest_models(list(newest(path).values())) == [
+        {"suite": "quality"} | row("old", complete=True)
+    ]
+    for wrong, said in [
+        ({}, "got one without case, provider"),
+        (row("a", settings="x"), "got one without settings by name"),
+        (row("a", error=None), "got one without questions, films"),
+    ]:
+        write(wrong)
+        assert main(["quality", "--show", "--out", str(path)]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
