@@ -131,9 +131,29 @@ def test_what_was_learned_is_there_if_a_run_is_ended(small, tmp_path, capsys, mo
     model, _, notes = open_model(tmp_path / "b" / command.SO_FAR, "cpu")
     assert (tmp_path / "b" / command.SO_FAR / command.HEADS).read_bytes() == b"heads"
     begun, _ = load_model(tmp_path / "a", "cpu")
+    assert (tmp_path / "b" / command.SO_FAR / command.HEADS).read_bytes() == b"heads"
     assert notes == {"level": 1} and not (tmp_path / "b" / "model.safetensors").exists()
     assert not torch.equal(model.get_input_embeddings().weight, begun.get_input_embeddings().weight)
+    monkeypatch.setattr(command, "write_model", real)
+    on = [*given[:-1], '{"every": 100, "steps": 2}', "--out", str(tmp_path / "b")]
+    assert not command.main([*on, "--from", str(tmp_path / "b" / command.SO_FAR)])
+    assert (tmp_path / "b" / command.HEADS).read_bytes() == b"heads"
+    assert open_model(tmp_path / "b", "cpu")[2]["level"] == 1
     capsys.readouterr()
+
+
+def test_a_run_too_short_for_a_record_has_a_level(small, tmp_path, capsys, monkeypatch):
+    """And heads, where it began with the encoder at hand: stage 0a may go on from there."""
+    monkeypatch.setattr(command, "paint_bank", lambda *_, **__: invented_bank(4, 16, channels=40))
+    monkeypatch.setattr(command, "align", partial(align, steps=2, batch=8))
+    monkeypatch.setattr(command, "take_reader", lambda model: None)
+    given = ["0b", "--device", "cpu", "--seconds", "60", "--workers", "0", "--set", '{"steps": 2}']
+    assert not command.main([*given, "--out", str(tmp_path / "a")])
+    assert (tmp_path / "a" / command.HEADS).read_bytes() == weights.READING.read_bytes()
+    assert open_model(tmp_path / "a", "cpu")[2]["level"] == 0
+    on = ["--from", str(tmp_path / "a"), "--out", str(tmp_path / "b")]
+    assert '"align"' in capsys.readouterr().out and not command.main([*given, *on])
+    assert not (tmp_path / "b" / "curve-0b.jsonl").exists()
 
 
 def test_weights_too_large_are_not_written(monkeypatch, tmp_path, small):

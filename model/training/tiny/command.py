@@ -18,7 +18,7 @@ from .perceive import perceive
 from .reading import Heads
 from .recall import LEVELS, examine, recall
 from .recipe import repeat
-from .weights import new_model, open_model, take_reader, write_model
+from .weights import READING, new_model, open_model, take_reader, write_model
 
 HEADS = "heads.safetensors"  # stage 0a's alone
 SO_FAR, EACH = "so-far", 60  # of stage 0b, where and how often: after so many seconds
@@ -99,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     model, processor, notes = begin(args, device, tell)
     notes.setdefault("runs", []).append({"stage": args.stage, "seconds": args.seconds})
     write_model(model, processor, args.out, notes)
-    if args.stage == "0b":
-        shutil.rmtree(args.out / SO_FAR, ignore_errors=True)
+    shutil.rmtree(args.out / SO_FAR, ignore_errors=True)
+    if args.stage == "0b" and args.tested:
         for record in _examined(model, processor, notes, args):
             tell(record)
     print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
@@ -176,14 +176,14 @@ def _recall(
     # a folder without notes is no stage's, such as the one that ships: it can do this already
     if args.source is None or (notes and "level" not in notes):
         yield {"align": round(align(model, bank, processor.tokenizer), 4)}
-    kept = 0.0
+    kept, notes["level"] = 0.0, min(level, args.until)
     for record in recall(
         model,
         bank,
         processor.tokenizer,
         args.seconds,
         levels=LEVELS[: args.until + 1],
-        level=min(level, args.until),
+        level=notes["level"],
         workers=args.workers,
         seed=args.seed,
         **given,
@@ -191,24 +191,22 @@ def _recall(
         notes["level"] = record["level"]
         yield record
         if record["seconds"] > kept + EACH:
-            _hand_on(args.source, write_model(model, processor, args.out / SO_FAR, notes))
+            _keep_heads(args.source, write_model(model, processor, args.out / SO_FAR, notes))
             kept = record["seconds"]
-    _hand_on(args.source, args.out)
+    _keep_heads(args.source, args.out)
 
 
-def _hand_on(source: Path | None, folder: Path) -> None:
-    """The heads that the encoder was trained with, for stage 0a, which may go on from there."""
-    if source is not None and source.resolve() != folder.resolve():
-        for path in source.glob(HEADS):
-            shutil.copy(path, folder)
+def _keep_heads(source: Path | None, folder: Path) -> None:
+    """The heads of 0b's encoder, for stage 0a, which may go on from here."""
+    heads = READING if source is None else source / HEADS
+    if heads.is_file() and heads.resolve() != (folder / HEADS).resolve():
+        shutil.copy(heads, folder / HEADS)
 
 
 def _examined(
     model: Any, processor: Any, notes: dict[str, Any], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """What is right at each level up to the last one, on cards of the split "test"."""
-    if not args.tested:
-        return
     bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed, mode=args.clip)
     for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
         yield {"tested": number, **examine(model, bank, processor.tokenizer, one)}
