@@ -11,8 +11,8 @@ from tiny_helpers import SMALL, invented_bank, small_model
 
 from hico.model import VideoChatFlashForConditionalGeneration
 from hico.model.load import load_model
+from hico.model.training.tiny import __main__, command, easel, perceive, weights
 from hico.model.training.tiny import bank as banks
-from hico.model.training.tiny import command, easel, perceive, weights
 from hico.model.training.tiny.align import align
 from hico.model.training.tiny.bank import paint_bank
 from hico.model.training.tiny.reading import HEADS
@@ -184,7 +184,44 @@ def test_the_whole_model_fits():
     assert all(map(torch.equal, whole.parameters(), again.parameters()))
 
 
-@pytest.mark.parametrize("wrong", [["0a", "--seconds", "0", "--out", "x"]])
-def test_no_time(wrong):
-    with pytest.raises(ValueError, match="seconds: expected more than 0"):
-        command.main(wrong)
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("0a --seconds 0", "--seconds: expected more than 0, got 0.0"),
+        ("0b --seconds nan", "--seconds: expected more than 0, got nan"),
+        ("1", "--seconds: expected more than 0, got None"),
+        ("0b --seconds 1 --level -1", "--level: expected 0 or more, got -1"),
+        ("0b --seconds 1 --level 12", "--level: expected 0 to 11, got 12"),
+        ("0b --seconds 1 --level 5 --until 4", "--level: expected at most --until 4, got 5"),
+        ("0b --seconds 1 --tested -1", "--tested: expected 0 or more, got -1"),
+        ("0b --seconds 1 --peak nan", "--peak: expected more than 0, got nan"),
+        ('0a --seconds 1 --set {"rows":1}', "--set: expected some of frames, batch, reuse"),
+        ('0b --seconds 1 --set {"level":1}', "--set: expected some of peak, warm"),
+        ("0b --seconds 1 --set 5", "argument --set: expected a JSON object, got 5"),
+        ("0b --seconds 1 --from nowhere", "nowhere: expected a folder of a model"),
+        (f"0b --seconds 1 --out {__file__}", f"--out: expected a folder, got the file {__file__}"),
+        (f"all --out {__file__}", f"--out: expected a folder, got the file {__file__}"),
+        ("1 --seconds 1", "--from: expected a folder of the stage before 1, got none"),
+    ],
+)
+def test_clear_errors_before_any_work(words, said, tmp_path, monkeypatch, capsys):
+    """In one line each, and nothing is painted or written."""
+    monkeypatch.setattr(command, "paint_bank", None)
+    out = [] if "--out" in words else ["--out", str(tmp_path / "a")]
+    monkeypatch.setattr("sys.argv", ["tiny", *words.split(), *out])
+    try:
+        assert __main__.run() == 2
+    except SystemExit as ended:  # argparse's
+        assert ended.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
+def test_models_that_would_not_be_written_are_not_trained(small, tmp_path, monkeypatch):
+    write_model(*small(), tmp_path / "a", {})
+    monkeypatch.setattr(weights, "LARGEST", 1000)
+    monkeypatch.setattr(command, "paint_bank", None)
+    for stage in ("0b", "2"):
+        words = [stage, "--seconds", "1", "--from", str(tmp_path / "a"), "--device", "cpu"]
+        with pytest.raises(ValueError, match="at most 1000 bytes"):
+            command.main([*words, "--out", str(tmp_path / "b")])
+    assert not (tmp_path / "b").exists()

@@ -4,5 +4,18 @@ import sys
 
 from .command import main
 
+
+def run() -> int:
+    """The exit status; what the user can mend is told in one line."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        told = " ".join(str(error).split())
+        print(f"python -m hico.model.training.tiny: error: {told}", file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

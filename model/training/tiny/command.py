@@ -1,6 +1,7 @@
 """The stages of hico-tiny, each from weights to weights in as many seconds as are given."""
 
 import argparse
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,16 +19,25 @@ from .perceive import perceive
 from .reading import Heads
 from .recall import LEVELS, examine, recall
 from .recipe import repeat
-from .weights import READING, new_model, open_model, take_reader, write_model
+from .weights import READING, check_size, new_model, open_model, take_reader, write_model
 
 HEADS = "heads.safetensors"  # stage 0a's alone
 SO_FAR, EACH = "so-far", 60  # of stage 0b, where and how often: after so many seconds
 STAGES = ("0a", "0b", "1", "2", "3", "4", "all")
 WORKERS = 8  # of stage 0; the others say it themselves
+LEAST = {"workers": 0, "seed": 0, "worlds": 1, "hay": 4, "tested": 0, "level": 0}
+GIVEN = {"0a": ("heads",), "0b": ("levels", "level", "workers", "seed")}  # not through --set
 TOLD = (
     "0a: the encoder reads cards; 0b: the LLM finds them; 1 to 4: as published, see stages/; all: "
     "every run of recipe.yaml that --out does not have yet"
 )
+
+
+def _object(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text}")
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="processes that draw ahead (8; the stage's own)")
     add(
         "--set",
-        type=json.loads,
+        type=_object,
         default={},
         metavar="JSON",
         help='other arguments of the stage, such as {"tune.llm": 1e-4} in 1 to 4',
@@ -81,12 +91,11 @@ def main(argv: list[str] | None = None) -> int:
         ValueError, OSError: arguments out of range, or folders that do not fit.
     """
     args = parser().parse_args(argv)
+    if args.out.exists() and not args.out.is_dir():
+        raise NotADirectoryError(f"--out: expected a folder, got the file {args.out}")
     if args.stage == "all":
         return _all(args)
-    if args.seconds is None or not args.seconds > 0:
-        raise ValueError(f"--seconds: expected more than 0, got {args.seconds}")
-    if not 0 <= args.until < len(LEVELS):
-        raise ValueError(f"--until: expected 0 to {len(LEVELS) - 1}, got {args.until}")
+    _check(args)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def tell(record: dict[str, Any]) -> None:
@@ -105,6 +114,32 @@ def main(argv: list[str] | None = None) -> int:
             tell(record)
     print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises ValueError for what would be wrong only when a bank is painted, or never."""
+    if args.seconds is None or not args.seconds > 0:
+        raise ValueError(f"--seconds: expected more than 0, got {args.seconds}")
+    if args.peak is not None and not 0 < args.peak < float("inf"):
+        raise ValueError(f"--peak: expected more than 0, got {args.peak}")
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name}: expected {least} or more, got {value}")
+    for name in ("level", "until"):
+        if (getattr(args, name) or 0) not in range(len(LEVELS)):
+            most = len(LEVELS) - 1
+            raise ValueError(f"--{name}: expected 0 to {most}, got {getattr(args, name)}")
+    if args.level is not None and args.level > args.until:
+        raise ValueError(f"--level: expected at most --until {args.until}, got {args.level}")
+    if args.stage in GIVEN:
+        stage: Callable[..., Any] = perceive if args.stage == "0a" else recall
+        every = inspect.signature(stage).parameters.values()
+        known = [one.name for one in every if one.kind is one.KEYWORD_ONLY]
+        known = [name for name in known if name not in GIVEN[args.stage]]
+        wrong = [name for name in args.set if name not in known]
+        if wrong:
+            raise ValueError(f"--set: expected some of {', '.join(known)}, got {wrong[0]}")
 
 
 def _all(args: argparse.Namespace) -> int:
@@ -130,6 +165,7 @@ def _from_nothing(args: argparse.Namespace, device: str, tell: Callable) -> Any:
             take_reader(model)
     else:
         model, processor, notes = open_model(args.source, device, dtype)
+        check_size(model)
     args.out.mkdir(parents=True, exist_ok=True)
     args.workers = WORKERS if args.workers is None else args.workers
     stage = _perceive if args.stage == "0a" else _recall
@@ -144,7 +180,8 @@ def _tuned(args: argparse.Namespace, device: str, tell: Callable) -> Any:
 
     if args.source is None:
         raise ValueError(f"--from: expected a folder of the stage before {args.stage}, got none")
-    notes = open_model(args.source, "cpu")[2]
+    model, _, notes = open_model(args.source, "cpu")
+    check_size(model)
     own: dict[str, Any] = {"seed": args.seed, "model": str(args.source), "output": str(args.out)}
     if args.workers is not None:
         own["workers"] = args.workers

@@ -94,6 +94,13 @@ def open_model(folder: Any, device: Any = None, dtype: Any = None) -> tuple[Any,
     return model, processor, notes
 
 
+def check_size(model: Any) -> None:
+    """Raises ValueError for a model that write_model would refuse when it is trained."""
+    size = 2 * sum(weight.numel() for weight in model.parameters())
+    if size > LARGEST:
+        raise ValueError(f"model: expected at most {LARGEST} bytes of weights, got {size}")
+
+
 def write_model(model: Any, processor: Any, folder: Any, notes: dict[str, Any]) -> Path:
     """The model as bf16, its config, tokenizer and notes, each file whole or not at all.
 
