@@ -216,6 +216,20 @@ def test_clear_errors_before_any_work(words, said, tmp_path, monkeypatch, capsys
     assert said in capsys.readouterr().err.splitlines()[-1] and not list(tmp_path.iterdir())
 
 
+def test_weights_are_written_last(small, tmp_path, monkeypatch):
+    """`all` takes a folder with weights for a run that is done."""
+    real, names = weights.os.replace, []
+
+    def replace_one(source, target):
+        names.append(target.name)
+        real(source, target)
+
+    monkeypatch.setattr(weights.os, "replace", replace_one)
+    write_model(*small(), tmp_path / "a", {})
+    moved = [name for name in names if (tmp_path / "a" / name).is_file()]
+    assert moved[-1] == "model.safetensors" and {"config.json", "training.json"} < set(moved)
+
+
 def test_models_that_would_not_be_written_are_not_trained(small, tmp_path, monkeypatch):
     write_model(*small(), tmp_path / "a", {})
     monkeypatch.setattr(weights, "LARGEST", 1000)

@@ -104,6 +104,8 @@ def check_size(model: Any) -> None:
 def write_model(model: Any, processor: Any, folder: Any, notes: dict[str, Any]) -> Path:
     """The model as bf16, its config, tokenizer and notes, each file whole or not at all.
 
+    The weights come last: where they are, all is there.
+
     Args:
         notes: what the next stage is to know, such as the level.
 
@@ -115,12 +117,12 @@ def write_model(model: Any, processor: Any, folder: Any, notes: dict[str, Any]) 
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(part)
-    size = (part / "model.safetensors").stat().st_size
+    size = (part / WEIGHTS).stat().st_size
     if size > LARGEST:
         raise ValueError(f"model: expected at most {LARGEST} bytes of weights, got {size}")
     write_tokenizer(processor.tokenizer, part)
     replace_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
-    for path in sorted(part.iterdir()):
+    for path in sorted(part.iterdir(), key=lambda path: path.name == WEIGHTS):
         os.replace(path, folder / path.name)
     part.rmdir()
     return folder
