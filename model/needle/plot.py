@@ -86,8 +86,9 @@ def _curves(cells: Sequence[dict[str, Any]], title: str) -> Any:
         below = [max(0.0, share["score"] - share["low"]) for share in shares]
         above = [max(0.0, share["high"] - share["score"]) for share in shares]
         axes.errorbar(
-            lengths, scores, (below, above), label=label, color=colour, linestyle=style, capsize=3
-        )
+            lengths, scores, (below, above), label=label, color=colour, linestyle=style, capsize=3,
+            marker=".",
+        )  # fmt: skip
     axes.set_xticks(lengths, [short(cell["frames"]) for cell in cells])
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("Num. of Frames")

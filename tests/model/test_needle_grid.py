@@ -7,6 +7,7 @@ import torch
 
 from hico.model.needle.asking import is_free, is_letter, letter_answers, steps_right
 from hico.model.needle.grid import depths, frame_counts, share_of, wilson
+from hico.model.needle.plot import picture
 from hico.model.needle.published import places, spliced
 from hico.model.needle.record import accuracy, averages, pairs_of
 
@@ -129,3 +130,13 @@ def test_counts_of_pairs_and_averages():
     assert accuracy({"frames": 8, "depth": 0.25, "needle": {"letter": needle[0]}}) == {
         "Num. Frame": 8, "Frame Depth": 20.0, "Score": 1.0
     }  # fmt: skip
+
+
+def test_chains_of_one_length_are_drawn():
+    """Its scores are points, as no line leads to them."""
+    pytest.importorskip("matplotlib")
+    share, pairs = share_of([True, False]), {"both": 1, "total": 2}
+    cell = {"frames": 64, "caption": {"letter": share}, "qa": {"letter": share}, "pairs": pairs}
+    (axes,) = picture([cell]).axes
+    lines = [drawn[0] for drawn in axes.containers if not hasattr(drawn, "patches")]
+    assert len(lines) == 2 and {line.get_marker() for line in lines} == {"."}
