@@ -108,8 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     model, processor, notes = begin(args, device, tell)
     notes.setdefault("runs", []).append({"stage": args.stage, "seconds": args.seconds})
     write_model(model, processor, args.out, notes)
-    shutil.rmtree(args.out / SO_FAR, ignore_errors=True)
-    if args.stage == "0b" and args.tested:
+    if args.stage == "0b":
+        shutil.rmtree(args.out / SO_FAR, ignore_errors=True)
         for record in _examined(model, processor, notes, args):
             tell(record)
     print(f"{args.stage}: {args.seconds:.0f} s, written to {args.out}")
@@ -243,7 +243,9 @@ def _keep_heads(source: Path | None, folder: Path) -> None:
 def _examined(
     model: Any, processor: Any, notes: dict[str, Any], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """What is right at each level up to the last one, on cards of the split "test"."""
+    """What is right at each level up to the last one, on so many worlds of the split "test"."""
+    if not args.tested:
+        return
     bank = paint_bank(model, args.tested, args.hay // 4, "test", args.seed, mode=args.clip)
     for number, one in enumerate(LEVELS[: notes.get("level", 0) + 1]):
         yield {"tested": number, **examine(model, bank, processor.tokenizer, one)}
