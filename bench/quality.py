@@ -8,7 +8,6 @@ Several models go side by side. A run goes on where one with equal arguments end
 """
 
 import argparse
-import copy
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from hico.bench.quality_methods import LEVELS, Method, dropout_of, methods_of
 from hico.bench.quality_tally import key_of, newest, row_of, settled, tally_of
 from hico.bench.record import Row
 from hico.model.needle.command import PROMPTS, check_folder, check_model, default_cache
-from hico.model.needle.grid import MANY, depths, frame_counts, numbers
+from hico.model.needle.grid import check_count, depths, frame_counts, numbers
 from hico.model.needle.worlds import KINDS, WorldTask
 from hico.model.options import DTYPES
 from hico.model.picture import check_output, require_matplotlib
@@ -146,10 +145,7 @@ def planned(args: argparse.Namespace) -> list[tuple[WorldTask, int, Method]]:
         ValueError: an argument out of range.
     """
     for name, least in (("questions", 1), ("seed", 0), ("hops", 1)):
-        value = getattr(args, name)
-        if not least <= value < MANY:
-            room = f"{least} or more" if value < least else f"less than {MANY:,}"
-            raise ValueError(f"--{name}: expected {room}, got {value}")
+        check_count(f"--{name}", getattr(args, name), least)
     levels, cases = chosen("levels", args.levels, LEVELS), chosen("case", args.case, KINDS)
     ratios = numbers("--ratios", args.ratios)
     if not all(0 < ratio <= 1 for ratio in ratios):
@@ -261,29 +257,21 @@ def measured_row(cell: Cell, before: Row | None, until: float) -> tuple[Row | No
         return row | {"error": refused, "skipped": True}, False
     tally, ended = tally_of(before), False
     known, total = tally.films, task.count(task.cells(cell.frames))
-    whole = copy.deepcopy(tally)  # as the last film left it
     title = f"{task.kind} {cell.frames:,} {method.name}"
     look: dict[str, Any] = {"unit": "question", "leave": False, "disable": not sys.stderr.isatty()}
-
-    def done(count: int) -> None:
-        nonlocal whole
-        whole = copy.deepcopy(tally)
-        bar.update(count)
-
     try:
         with tqdm(None, title, total, initial=tally.count, **look) as bar:
-            measure(subject, task, cell.frames, method, tally, until, done)
-        whole = tally
+            measure(subject, task, cell.frames, method, tally, until, bar.update)
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         return row | {"error": record.one_line(error)}, False
     except KeyboardInterrupt:
         ended = True
-    if whole.films == known and not whole.complete:
+    if tally.films == known and not tally.complete:
         return None, ended
-    clips = whole.frames // CLIP
+    clips = tally.frames // CLIP
     encoding = None if method.baseline else subject.encoding(method.clip, clips)
-    return row | row_of(whole, subject.depth, encoding), ended
+    return row | row_of(tally, subject.depth, encoding), ended
 
 
 def told(cell: Cell) -> Row:

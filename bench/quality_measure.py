@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -131,7 +132,9 @@ def measure(
             continue
         if time.perf_counter() > until:
             return
-        _ask_all(subject, film, method, number, hay.store, tally)
+        after = copy.deepcopy(tally)  # a film that is ended in its middle leaves no trace
+        _ask_all(subject, film, method, number, hay.store, after)
+        vars(tally).update(vars(after))
         done(len(film.asks))
     tally.complete = True
 
@@ -140,7 +143,7 @@ def measure(
 def _ask_all(
     subject: Subject, film: Film, method: Method, number: int, store: Store, tally: Tally
 ) -> None:
-    """One film; the tally changes when all of it is answered."""
+    """One film."""
     device = subject.model.device
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
     answerer = Answerer(
@@ -156,17 +159,15 @@ def _ask_all(
             session = answerer.watch(visual, film, len(numbers))
     elif method.baseline != "blind":
         session = answerer.sampled(film, SAMPLED[method.baseline])
-    letter, seconds, found = session.letter if session else answerer.blind, [], []
+    letter, seconds = session.letter if session else answerer.blind, []
     for ask in film.asks:
         with measured("question", device) as stage:
             said = letter(ask.text)
         seconds.append(stage.seconds)
         tally.noted(stage, before)
-        left = [] if method.baseline else _left(session, ask, answerer, numbers, store)
-        found.append((ask, is_letter(said, ask.letter), left))
-    for ask, right, left in found:
-        tally.answered(ask, right)
-        tally.survived(left)
+        tally.answered(ask, is_letter(said, ask.letter))
+        if method.baseline is None:
+            tally.survived(_left(session, ask, answerer, numbers, store))
     tally.tokens = session.tokens if session else [0]
     tally.layers = list(answerer.dropout.layers)
     if watching is not None:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--traceback" in words or not _is_users(error):
             raise
-        print(f"hico: error: {_one_line(error)}", file=sys.stderr)
+        print(f"hico: error: {one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -79,7 +79,8 @@ def _is_users(error: Exception) -> bool:
     return isinstance(error, (ValueError, OSError))
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What is wrong, and what to install if that is it."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name and "install" not in text:
         text += f" (pip install {error.name.split('.')[0]})"

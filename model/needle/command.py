@@ -121,10 +121,7 @@ def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:
 
     frames, depths = grid.frame_counts(args.frames, CLIP), grid.depths(args.depths)
     for name, least in (("needles", 1), ("free", 0), ("seed", 0)):
-        value = getattr(args, name)
-        if value is not None and not least <= value < grid.MANY:
-            wanted = f"{least} or more" if value < least else f"less than {grid.MANY:,}"
-            raise ValueError(f"--{name}: expected {wanted}, got {value}")
+        grid.check_count(f"--{name}", getattr(args, name), least)
     if args.resume and args.json is None:
         raise ValueError("--resume: expected --json with the file to go on with, got none")
     for path, kind in ((args.json, ".json"), (args.png, ".png")):

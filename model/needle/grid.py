@@ -9,6 +9,13 @@ MOST = 100_000  # values of one range
 MANY = 1 << 30  # more than anything that is counted here
 
 
+def check_count(name: str, value: int | None, least: int) -> None:
+    """Raises ValueError for less than `least`, and for far too many; None is not given."""
+    if value is not None and not least <= value < MANY:
+        wanted = f"{least} or more" if value < least else f"less than {MANY:,}"
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+
+
 def numbers(name: str, text: str) -> tuple[float, ...]:
     """FIRST:LAST:STEP with both ends, single values, and several of both between commas.
 

@@ -131,7 +131,6 @@ def test_what_was_learned_is_there_if_a_run_is_ended(small, tmp_path, capsys, mo
     model, _, notes = open_model(tmp_path / "b" / command.SO_FAR, "cpu")
     assert (tmp_path / "b" / command.SO_FAR / command.HEADS).read_bytes() == b"heads"
     begun, _ = load_model(tmp_path / "a", "cpu")
-    assert (tmp_path / "b" / command.SO_FAR / command.HEADS).read_bytes() == b"heads"
     assert notes == {"level": 1} and not (tmp_path / "b" / "model.safetensors").exists()
     assert not torch.equal(model.get_input_embeddings().weight, begun.get_input_embeddings().weight)
     monkeypatch.setattr(command, "write_model", real)

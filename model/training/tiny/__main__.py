@@ -2,6 +2,8 @@
 
 import sys
 
+from hico.cli import one_line
+
 from .command import main
 
 
@@ -12,8 +14,7 @@ def run() -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
-        told = " ".join(str(error).split())
-        print(f"python -m hico.model.training.tiny: error: {told}", file=sys.stderr)
+        print(f"python -m hico.model.training.tiny: error: {one_line(error)}", file=sys.stderr)
         return 2
 
 

@@ -96,7 +96,10 @@ def open_model(folder: Any, device: Any = None, dtype: Any = None) -> tuple[Any,
 
 def check_size(model: Any) -> None:
     """Raises ValueError for a model that write_model would refuse when it is trained."""
-    size = 2 * sum(weight.numel() for weight in model.parameters())
+    _check_bytes(2 * sum(weight.numel() for weight in model.parameters()))
+
+
+def _check_bytes(size: int) -> None:
     if size > LARGEST:
         raise ValueError(f"model: expected at most {LARGEST} bytes of weights, got {size}")
 
@@ -117,9 +120,7 @@ def write_model(model: Any, processor: Any, folder: Any, notes: dict[str, Any]) 
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(part)
-    size = (part / WEIGHTS).stat().st_size
-    if size > LARGEST:
-        raise ValueError(f"model: expected at most {LARGEST} bytes of weights, got {size}")
+    _check_bytes((part / WEIGHTS).stat().st_size)
     write_tokenizer(processor.tokenizer, part)
     replace_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
     for path in sorted(part.iterdir(), key=lambda path: path.name == WEIGHTS):
