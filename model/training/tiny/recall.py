@@ -30,8 +30,9 @@ DROPPED = {"none": "", "uniform": "/thin", "all": "/drop"}
 TOLD = (0.0, 0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more thing to learn
 SOME = 16  # of a clip's 64 tokens, each of which tells all that is on the card
 ASKED = (0.45, 0.1, 0.3, 0.15)  # letters, and what is still wrong: neighbours, and the third hop
-FAR = Level(40, 64, 3, rows=32, tokens=SOME, hard=0.75, chained=0.8, again=0.2, forms=ASKED)
-LONG = replace(FAR, clips=2500, rows=1, turns=40, thin=0.5, drop=0.4, again=0.5)
+FAR = Level(40, 64, 3, rows=64, tokens=SOME, hard=0.75, chained=0.8, again=0.2, forms=ASKED)
+# chains are followed by then; what is still wrong is mostly one card taken for its neighbour
+LONG = replace(FAR, clips=2500, rows=2, turns=40, thin=0.5, drop=0.4, again=0.5, chained=0.6)
 LEVELS = (
     # of all on a card nothing wrong, and letters found by their texts
     Level(1, 2, rows=256, tokens=SOME, watch=1.0, choose=4, right=0.8),
@@ -44,9 +45,9 @@ LEVELS = (
     replace(FAR, cards=24, clips=40, chained=0.9, right=0.93),
     # only now, when cards are found: gaps from the start keep finding from being learned
     replace(FAR, skip=4_000, thin=0.3, drop=0.3),
-    replace(FAR, clips=128, rows=24, skip=40_000, thin=0.3, drop=0.4, again=0.3),
-    replace(LONG, clips=256, rows=12, skip=170_000, thin=0.3, again=0.3),
-    replace(LONG, clips=800, rows=4, skip=170_000),
+    replace(FAR, clips=128, rows=48, skip=40_000, thin=0.3, drop=0.4, again=0.3),
+    replace(LONG, clips=256, rows=24, skip=170_000, thin=0.3, again=0.3),
+    replace(LONG, clips=800, rows=8, skip=170_000),
     LONG,
     replace(LONG, tokens=None, again=0.6),
 )
