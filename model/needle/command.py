@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -58,7 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source", choices=SOURCES, default="features", help="what worlds are run from (features)")
     add("--prompt", choices=PROMPTS, help="(default: published for --data, ask for --world)")
     add("--free", type=int, metavar="N", help="of a cell, also answer N in words (default: all)")
-    add("--baselines", action="store_true", help="also blind, one frame, and 64 uniform frames")
+    add(
+        "--baselines",
+        type=int,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="N",
+        help="also blind, one frame, and 64 uniform frames; of a cell, N questions",
+    )
     add("--json", type=Path, metavar="F", help="results, written whenever a cell is done")
     add("--png", type=Path, metavar="F", help="a heat map, or of chains a plot")
     add("--resume", action="store_true", help="leave out the cells that --json has; see below")
@@ -95,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     hay = open_haystack(task.haystack, task.haystack_seed, task.split, store)
     record = _record(args, task, answerer, weights)
     progress = sys.stderr.isatty()
-    run_cells(task, answerer, hay, store, record, frames, args.free, args.baselines, progress)
+    few = math.inf if args.baselines is True else args.baselines
+    run_cells(task, answerer, hay, store, record, frames, args.free, few, progress)
     _finish(args, task, frames, record)
     if args.time:
         print(clock.table(), file=sys.stderr)
@@ -120,7 +130,7 @@ def _checked(args: argparse.Namespace) -> tuple[tuple[int, ...], Any]:
     from .published import PublishedTask
 
     frames, depths = grid.frame_counts(args.frames, CLIP), grid.depths(args.depths)
-    for name, least in (("needles", 1), ("free", 0), ("seed", 0)):
+    for name, least in (("needles", 1), ("free", 0), ("baselines", 0), ("seed", 0)):
         grid.check_count(f"--{name}", getattr(args, name), least)
     if args.resume and args.json is None:
         raise ValueError("--resume: expected --json with the file to go on with, got none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,15 +24,44 @@ SHARED = (
     "one length are asked of the same videos; videos share no prefill"
 )
 PAIRS = {(True, True): "both", (True, False): "only_caption", (False, True): "only_qa"}
+EACH = 20.0  # seconds between two writings of cells that are not done
 
 
 class Tally:
-    """Outcomes of one cell's questions."""
+    """Outcomes of one cell's questions.
 
-    def __init__(self, cell: Cell, stages: Sequence[dict[str, float]]) -> None:
+    Args:
+        begun: what a tally of this cell said of itself, to go on from.
+
+    Attributes:
+        films: videos that have been asked everything.
+    """
+
+    def __init__(
+        self, cell: Cell, stages: Sequence[dict[str, float]], begun: dict[str, Any] | None = None
+    ) -> None:
         self.cell, self.stages = cell, stages
         self.outcomes: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         self._kept: dict[tuple[int, int], list[float]] = defaultdict(list)
+        self.films = 0
+        if begun is not None:
+            self.films = begun["films"]
+            for kind, forms in begun["outcomes"].items():
+                for form, said in forms.items():
+                    self.outcomes[kind][form] = [one == "1" for one in said]
+            for stage, hop, shares in begun["left"]:
+                self._kept[stage, hop] = list(shares)
+
+    def begun(self) -> dict[str, Any]:
+        """All that is needed to go on, as it is written down."""
+        return _named(self.cell) | {
+            "films": self.films,
+            "outcomes": {
+                kind: {form: "".join("01"[one] for one in said) for form, said in forms.items()}
+                for kind, forms in self.outcomes.items()
+            },
+            "left": [[*place, [round(x, 6) for x in kept]] for place, kept in self._kept.items()],
+        }
 
     def add(self, ask: Ask, form: str, right: bool) -> None:
         """One more outcome; questions come in the order of their numbers."""
@@ -45,8 +75,7 @@ class Tally:
 
     def result(self) -> dict[str, Any]:
         """The cell as it is written down."""
-        frames, depth = self.cell
-        found: dict[str, Any] = {"frames": frames} | ({} if depth is None else {"depth": depth})
+        found = _named(self.cell)
         for kind, forms in self.outcomes.items():
             found[kind] = {form: share_of(right) for form, right in forms.items()}
         if "caption" in self.outcomes:
@@ -78,7 +107,7 @@ def pairs_of(caption: Sequence[bool], qa: Sequence[bool]) -> dict[str, float | i
 
 
 class Record:
-    """Cells that are done, and their file; None = they are kept in memory alone.
+    """Cells that are done or begun, and their file; None = they are kept in memory alone.
 
     Several processes may go on with one file at a time, of other cells each.
 
@@ -96,6 +125,9 @@ class Record:
     ) -> None:
         self.path, self.settings = path, json.loads(json.dumps(settings))
         self.cells: dict[Cell, dict[str, Any]] = {}
+        self.begun: dict[Cell, dict[str, Any]] = {}
+        self._own: dict[Cell, dict[str, Any]] = {}  # of those begun, what this run has asked
+        self._kept_at = time.monotonic()
         self.runs, self.resume = [run], resume
         self._written: dict[str, Any] | None = None  # the run as the file has it
         if path is not None:
@@ -109,6 +141,26 @@ class Record:
         """
         for cell in cells:
             self.cells[_place(cell)] = cell | {"run": self.runs[-1].get("run")}
+        self._write(seconds)
+
+    def tallies(self, cells: Sequence[Cell], stages: Sequence[dict[str, float]]) -> list[Tally]:
+        """Those of cells that share their videos, to be gone on with where all are begun alike."""
+        begun = [self.begun.get(cell) for cell in cells]
+        if len({one and one["films"] for one in begun}) > 1:
+            begun = [None] * len(cells)
+        return [Tally(cell, stages, one) for cell, one in zip(cells, begun, strict=True)]
+
+    def keep(self, tallies: Sequence[Tally], seconds: dict[str, float]) -> None:
+        """Cells that are not done go to the file too, every 20 seconds; between two videos."""
+        if time.monotonic() < self._kept_at + EACH:
+            return
+        self._own |= {tally.cell: tally.begun() for tally in tallies}
+        self._write(seconds)
+
+    def _write(self, seconds: dict[str, float]) -> None:
+        self._kept_at = time.monotonic()
+        self._own = {place: one for place, one in self._own.items() if place not in self.cells}
+        self.begun |= self._own
         self.runs[-1]["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         if self.path is not None:
             with _alone(self.path.parent):
@@ -121,7 +173,10 @@ class Record:
     def content(self) -> dict[str, Any]:
         """All that the file says."""
         about = {"settings": self.settings, "runs": self.runs, "shared": SHARED}
-        return about | _told(self.cells)
+        left = [
+            self.begun[place] for place in sorted(self.begun.keys() - self.cells.keys(), key=_order)
+        ]
+        return about | _told(self.cells) | ({"begun": left} if left else {})
 
     def _read(self, path: Path) -> None:
         """Takes over the cells and runs of the file that others have written."""
@@ -137,6 +192,9 @@ class Record:
             if not all(isinstance(frames, int) for frames, _ in places):
                 raise TypeError("frames is no int")
             _told(places)  # what cannot be told again is no cell
+            begun = {_place(one): one for one in found.get("begun", [])}
+            for place, one in begun.items():
+                Tally(place, [], one)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: expected results of a needle test ({error!r})") from error
         if settings != self.settings:
@@ -147,6 +205,7 @@ class Record:
                 f"{', '.join(f'{n} ({settings.get(n)!r})' for n in other)}"
             )
         self.cells = places | self.cells
+        self.begun = begun | self._own
         self.runs = [*(run for run in runs if run != self._written), self.runs[-1]]
 
 
@@ -209,6 +268,11 @@ def accuracy(cell: dict[str, Any]) -> dict[str, Any]:
         "Only qa correct": pairs["only_qa"],
         "Both wrong": pairs["neither"],
     }
+
+
+def _named(cell: Cell) -> dict[str, Any]:
+    frames, depth = cell
+    return {"frames": frames} | ({} if depth is None else {"depth": depth})
 
 
 def _place(cell: dict[str, Any]) -> Cell:

@@ -38,15 +38,18 @@ def run_cells(
     record: Record,
     frames: Sequence[int],
     free: int | None = None,
-    baselines: bool = False,
+    baselines: float = 0,
     progress: bool = False,
 ) -> None:
     """Every cell of these lengths that the record has not, written there as soon as it is done.
 
+    What is begun is written every 20 seconds, and gone on with.
+
     Args:
         answerer: an Answerer, or what opens films as it does.
         free: how many questions of each cell are also answered in words, None = all.
-        baselines: also ask without the video, with its middle frame, and with 64 uniform frames.
+        baselines: how many of each cell are also asked without the video, with its middle frame,
+            and with 64 uniform frames.
         progress: show a bar with the time left.
     """
     groups = [[cell for cell in group if cell not in record.cells] for group in task.groups(frames)]
@@ -54,20 +57,27 @@ def run_cells(
     with tqdm(total=total, unit="question", disable=not progress) as bar:
         for cells in filter(None, groups):
             bar.set_description(f"{cells[0][0]:,} frames")
-            tallies = {cell: Tally(cell, answerer.stages()) for cell in cells}
-            for film in task.films(cells, hay, store):
+            tallies = {one.cell: one for one in record.tallies(cells, answerer.stages())}
+            known = next(iter(tallies.values())).films
+            for number, film in enumerate(task.films(cells, hay, store)):
+                if number < known:
+                    bar.update(len(film.asks))
+                    continue
                 for _ in _asked(film, answerer, tallies, free, baselines):
                     bar.update(1)
+                for tally in tallies.values():
+                    tally.films = number + 1
+                record.keep(list(tallies.values()), answerer.clock.seconds)
             record.add([tally.result() for tally in tallies.values()], answerer.clock.seconds)
 
 
 def _asked(
-    film: Film, answerer: Any, tallies: dict[Cell, Tally], free: int | None, baselines: bool
+    film: Film, answerer: Any, tallies: dict[Cell, Tally], free: int | None, baselines: float
 ) -> Iterator[Ask]:
     """Asks all that is to be asked of a film; each question comes out when it is answered."""
     clock, session = answerer.clock, answerer.open(film)
     few = {}
-    if baselines:
+    if any(ask.number < baselines for ask in film.asks):
         with clock("baselines"):
             few = {name: answerer.sampled(film, count) for name, count in SAMPLED.items()}
     for ask in film.asks:
@@ -78,7 +88,7 @@ def _asked(
             tally.survived(session.survivors(ask.needles))
         if free is None or ask.number < free:
             _say(ask, session, answerer, tally)
-        if baselines:
+        if ask.number < baselines:
             with clock("baselines"):
                 tally.add(ask, "blind", is_letter(answerer.blind(ask.text), ask.letter))
                 for name, short in few.items():

@@ -9,6 +9,7 @@ import torch
 from needle_helpers import small_model
 
 from hico.model import DropoutSettings
+from hico.model.needle import record as record_module
 from hico.model.needle.answering import Answerer
 from hico.model.needle.features import Haystack, Store, fingerprint
 from hico.model.needle.grid import share_of
@@ -188,8 +189,9 @@ def run(task, answerer, frames, store, record=None, **more):
 def test_a_perfect_and_a_stubborn_reader(kind, frames, store):
     task = task_of(kind, needles=8, hops=2)
     asks = [ask for n in frames for film in films_of(task, n, store) for ask in film.asks]
-    perfect = run(task, Rule(lambda ask: ask.letter, str.upper), frames, store, baselines=True)
-    stubborn = run(task, Rule(lambda ask: "A", lambda words: "no"), frames, store, free=3)
+    perfect = run(task, Rule(lambda ask: ask.letter, str.upper), frames, store, baselines=8)
+    no = Rule(lambda ask: "A", lambda words: "no")
+    stubborn = run(task, no, frames, store, free=3, baselines=2)
     kinds = ["needle"] if kind == "needle" else ["caption", "qa"]
     for place, cell in perfect.cells.items():
         other = stubborn.cells[place]
@@ -200,7 +202,8 @@ def test_a_perfect_and_a_stubborn_reader(kind, frames, store):
             assert all(cell[one][form]["score"] == 1 for form in forms)
             assert cell[one]["letter"]["outcomes"] == "1" * 8 == cell[one]["uniform_64"]["outcomes"]
             assert cell[one]["blind"]["score"] == other[one]["letter"]["score"] == share
-            assert other[one]["free"]["outcomes"] == "000" and "blind" not in other[one]
+            assert other[one]["free"]["outcomes"] == "000"
+            assert {other[one][form]["count"] for form in ("blind", "single_frame")} == {2}
         hops = [1.0, 0.5][: 1 if kind == "needle" else 2]
         assert cell["survival"] == [{"layer": 2, "ratio": 0.5, "hops": hops}]
         if kind == "multihop":
@@ -249,6 +252,43 @@ def test_a_run_goes_on_where_it_was(tmp_path, store):
         path.write_text(text)
         with pytest.raises(ValueError, match="expected results of a needle test"):
             Record(path, settings, {}, True)
+
+
+@pytest.mark.parametrize("kind, frames", [("needle", 64), ("multihop", 128)])
+def test_what_is_begun_is_gone_on_with(kind, frames, tmp_path, store, monkeypatch):
+    task = task_of(kind, needles=8, hops=2)
+    films = films_of(task, frames, store)
+    assert len(films) > 2
+    right = iter([True, False, True] * 100)
+    wanted = {id(ask): next(right) for film in films for ask in film.asks}
+    known = {ask.text: wanted[id(ask)] for film in films for ask in film.asks}
+    monkeypatch.setattr(record_module, "EACH", 0.0)
+
+    def go(name, stop=None):
+        class Ended(Rule):
+            def open(self, film):
+                if self.opened == stop:
+                    raise KeyboardInterrupt
+                return super().open(film)
+
+        record = Record(tmp_path / name, task.settings(), {"run": "1"}, True)
+        rule = Ended(lambda ask: ask.letter if known[ask.text] else "no", str)
+        try:
+            run(task, rule, [frames], store, record, free=3)
+        except KeyboardInterrupt:
+            assert not record.cells
+        return rule.opened, json.loads((tmp_path / name).read_text())
+
+    opened, whole = go("whole.json")
+    assert opened == len(films) and "begun" not in whole
+    _, part = go("part.json", stop=2)
+    assert {one["films"] for one in part["begun"]} == {2} and not part["cells"]
+    (tmp_path / "odd.json").write_text(json.dumps(part | {"begun": [{"frames": 64}]}))
+    with pytest.raises(ValueError, match="expected results of a needle test"):
+        Record(tmp_path / "odd.json", task.settings(), {}, True)
+    left, found = go("part.json")
+    assert left == len(films) - 2
+    assert found["cells"] == whole["cells"] and "begun" not in found
 
 
 def test_several_runs_share_a_file(tmp_path):
