@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from hico.bench import (
+    figures,
     files,
     merge,
     model,
@@ -27,6 +28,7 @@ COMMANDS = {
     "worlds": (worlds, "what the synthetic worlds give away: blind, a frame, 64, histograms"),
     "quality": (quality, "what compression costs in accuracy: methods and models side by side"),
     "files": (files, "ask about video files as `hico ask` does, and count what is right"),
+    "figures": (figures, "all figures of hico-tiny's card, several commands at a time"),
     "report": (report, "print the markdown tables of the newest rows"),
 }
 
