@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     logs = args.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or its runs would outlive it
     left = carry_out(plan, logs, args.at_once, args.budget)
     if left:
         print(f"not done: {', '.join(left)}: their logs are in {logs}; run again to go on")

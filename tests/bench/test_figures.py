@@ -1,7 +1,9 @@
 """bench figures: which commands there are, and how they are carried out."""
 
 import argparse
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -120,6 +122,25 @@ def test_what_is_going_on_is_ended_in_order(how, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             carry_out(plan, tmp_path, 1, None)
     assert (tmp_path / "left").exists() and time.monotonic() - began < 30
+
+
+def test_nothing_outlives_the_command(tmp_path):
+    begun = tmp_path / "begun"
+    text = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    whole = (
+        "import sys; from hico.bench import __main__, figures\n"
+        f"long = figures.Run('long', 'long', (sys.executable, '-c', {text!r}))\n"
+        "figures.planned = lambda *_: [long]\n"
+        f"sys.exit(__main__.main(['figures', '--out', {str(tmp_path / 'out')!r}]))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", whole])
+    while not begun.exists() or not begun.read_text():
+        assert command.poll() is None
+        time.sleep(0.1)
+    command.terminate()
+    assert command.wait(30) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
 
 
 def test_the_command_tells_what_is_left(tmp_path, capsys, monkeypatch):
