@@ -49,7 +49,7 @@ LEVELS = (
     replace(LONG, clips=256, rows=24, skip=170_000, thin=0.3, again=0.3),
     replace(LONG, clips=800, rows=8, skip=170_000),
     LONG,
-    replace(LONG, tokens=None, again=0.6),
+    replace(LONG, rows=1, tokens=None, again=0.6),
 )
 
 
