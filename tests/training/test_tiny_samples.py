@@ -56,6 +56,9 @@ def test_a_batch(bank, tokenizer, level):
     assert (batch.seen.diff(dim=-1) > 0).all() and batch.seen.min() >= 0 and batch.seen.max() < 2
     assert batch.gaps.min() >= 0 and batch.gaps.sum(1).max() <= level.skip
     assert (batch.gaps.sum() > 0) == (level.skip > 0)
+    second = [deck.first + i for deck in bank.decks if deck.parts == 2
+              for i in range(1, 2 * len(deck.cards), 2)]  # fmt: skip
+    assert not batch.gaps[:, :-1][torch.isin(batch.clips, torch.tensor(second))].any()
     for row in batch.clips:
         cards = shown(bank, row)
         assert 1 <= len(cards) <= level.cards and len(set(cards)) == len(cards)

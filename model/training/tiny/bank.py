@@ -24,7 +24,14 @@ from .typefaces import training_fonts
 
 VARIED = 0.5
 HOPS = (2, 3, 3)  # of every third deck with chains
-CUT = 4  # every so manieth deck has its cards across two clips each, as videos do that nobody cut
+ALIKE = 0.5  # share of decks whose cards all look alike, as if one program had drawn them
+CUT = 3  # every so manieth deck has its cards across two clips each, as videos do that nobody cut
+LATE = (
+    1,
+    2,
+    2,
+    3,
+)  # frames of the first of these clips before the card: of 2, a side a clip is left
 ROOM = 1000  # frames of the worlds that cards are taken from
 
 
@@ -106,15 +113,26 @@ def looks_of(
     rng = random.Random(f"{seed} looks")
     found = []
     for world, deck in zip(worlds, decks, strict=True):
+        alike, look = rng.random() < ALIKE * (varied > 0), None
         for one in world.placements:
-            differs = rng.random() < varied
-            lesson = Lesson(one.card, False, True, *(random_way(rng) if differs else ()))
-            style = random_style(rng, "train", fonts) if differs else one.style
-            late = rng.randrange(1, CLIP) if deck.parts > 1 else 0
+            if look is None or not alike:
+                look = _random_look(rng, one.style, varied, fonts)
+            way, style, differs = look
+            late = rng.choice(LATE) if deck.parts > 1 else 0
             shown = ("",) * late + one.sides + ("",) * (CLIP * deck.parts - CLIP - late)
             for at in range(0, len(shown), CLIP):
+                lesson = Lesson(one.card, False, True, *way)
                 found.append(Look(lesson, style, shown[at : at + CLIP], differs))
     return found
+
+
+def _random_look(
+    rng: random.Random, own: Style, varied: float, fonts: FontSet
+) -> tuple[tuple, Style, bool]:
+    """How a card is drawn: the way, the style, and whether others might have drawn it."""
+    if rng.random() >= varied:
+        return (), own, False
+    return random_way(rng), random_style(rng, "train", fonts), True
 
 
 def paint_bank(

@@ -124,7 +124,7 @@ class Drawer:
         turns = min(level.turns, ASKED) if drop == "all" else level.turns
         drawn = [self._video(rng, level, clips, turns) for _ in range(level.rows)]
         rows, spans = [], []
-        for row, (_, said) in enumerate(drawn):
+        for row, (_, _, said) in enumerate(drawn):
             ids: list[int] = []
             labels: list[int] = []
             for ask, turn in said:
@@ -140,12 +140,12 @@ class Drawer:
             for some, fill in zip(zip(*rows, strict=True), (self.pad, IGNORED), strict=True)
         ]
         return Batch(
-            clips=torch.tensor(np.stack([at for at, _ in drawn])),
+            clips=torch.tensor(np.stack([at for at, _, _ in drawn])),
             seen=torch.from_numpy(self._seen(rng, level, clips)),
             head=torch.tensor(self.encode(HEAD)),
             ids=torch.tensor(padded[0]),
             labels=torch.tensor(padded[1]),
-            gaps=torch.from_numpy(_gaps(rng, level.rows, clips, level.skip)),
+            gaps=torch.from_numpy(_gaps(rng, np.stack([on for _, on, _ in drawn]), level.skip)),
             spans=spans,
             level=number,
             drop=drop,
@@ -153,8 +153,8 @@ class Drawer:
 
     def _video(
         self, rng: np.random.Generator, level: Level, clips: int, turns: int
-    ) -> tuple[np.ndarray, list[tuple[str, Turn]]]:
-        """Rows of the bank in their order, and the turns with the words that lead to them."""
+    ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, Turn]]]:
+        """Rows of the bank, which go on with a card, and the turns with the words before each."""
         chains: list[list[int]] = []
         if level.hops > 1 and rng.random() < level.chained:
             deck, chains = self._chains(rng, level, clips)
@@ -166,13 +166,15 @@ class Drawer:
         order, more = rng.permutation(cards), deck.parts - 1
         slots = np.sort(rng.choice(clips - more * len(cards), len(cards), replace=False))
         slots += more * np.arange(len(cards))
-        found = rng.integers(self.hay, self.count, clips)
+        found, goes_on = rng.integers(self.hay, self.count, clips), np.zeros(clips, bool)
         for part in range(deck.parts):
             found[slots + part] = deck.first + order * deck.parts + part
+            goes_on[slots + part] = part > 0
         shown = [deck.cards[i] for i in order]
         said = self._turns(rng, level, turns, shown, [[deck.cards[i] for i in c] for c in chains])
         said += [choose(rng) for _ in range(level.choose)]
-        return found, [(self._asked(rng, i, turn, clips), turn) for i, turn in enumerate(said)]
+        asked = [(self._asked(rng, i, turn, clips), turn) for i, turn in enumerate(said)]
+        return found, goes_on, asked
 
     def _turns(
         self,
@@ -240,11 +242,20 @@ def room(level: Level, deck: Deck, clips: int) -> int:
     return min(level.cards, clips // deck.parts)
 
 
-def _gaps(rng: np.random.Generator, rows: int, clips: int, skip: int) -> np.ndarray:
-    """int64 [rows, clips + 1], not negative; each row adds up to something between 0 and skip."""
+def _gaps(rng: np.random.Generator, goes_on: np.ndarray, skip: int) -> np.ndarray:
+    """int64 [rows, clips + 1], not negative; each row adds up to something between 0 and skip.
+
+    Args:
+        goes_on: bool [rows, clips], clips that go on with a card: none is before these.
+    """
+    rows, clips = goes_on.shape
     total = (skip * rng.random((rows, 1))).astype(np.int64)
     cuts = np.sort((rng.random((rows, clips + 1)) * (total + 1)).astype(np.int64), axis=1)
-    return np.diff(cuts, axis=1, prepend=0)
+    gaps = np.diff(cuts, axis=1, prepend=0)
+    within = np.where(goes_on, gaps[:, :-1], 0)
+    gaps[:, :-1] -= within
+    gaps[:, 1:] += within
+    return gaps
 
 
 class Stream(IterableDataset):
