@@ -8,7 +8,6 @@ what is done is not run again.
 import argparse
 import math
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -25,7 +24,6 @@ from hico.model.load import shipped
 
 LIST = Path(__file__).with_name("figures.yaml")
 PROGRAMS = {"hico": "hico.cli", "bench": "hico.bench", "tiny": "hico.model.training.tiny"}
-FIELD = re.compile(r"\{(\w+)\}")
 PAUSE = 0.2  # seconds between two looks at what is going on
 GRACE = 20.0  # seconds that a run has to leave, once it is asked to
 
@@ -117,8 +115,9 @@ def planned(
 def _runs_of(entry: Mapping[str, Any], values: Mapping[str, str]) -> Iterator[Run]:
     ((field, those),) = entry.get("for", {"": [""]}).items()
     for value in those:
-        known = {**values, field: value}
-        text = FIELD.sub(lambda found, known=known: known[found[1]], entry["run"])  # type: ignore[misc]
+        text = entry["run"]
+        for name, said in {**values, field: value}.items():
+            text = text.replace(f"{{{name}}}", said)
         program, *words = shlex.split(text)
         name = f"{entry['name']}-{value}".removesuffix("-").replace(",", "-")
         whole = (sys.executable, "-m", PROGRAMS[program], *words)
