@@ -68,6 +68,7 @@ def test_cards_across_clips_are_whole():
         alike.append(len(styles) == 1)
         if alike[-1]:
             assert len({look.lesson._replace(card=None) for look in rows}) == 1
+            assert len({look.around for look in rows}) == 1 and rows[0].around is not None
             assert rows[0].varied == (not styles <= drawn)
         else:
             assert any(look.varied for look in rows) and styles & drawn

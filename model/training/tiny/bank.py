@@ -26,12 +26,8 @@ VARIED = 0.5
 HOPS = (2, 3, 3)  # of every third deck with chains
 ALIKE = 0.5  # share of decks whose cards all look alike, as if one program had drawn them
 CUT = 3  # every so manieth deck has its cards across two clips each, as videos do that nobody cut
-LATE = (
-    1,
-    2,
-    2,
-    3,
-)  # frames of the first of these clips before the card: of 2, a side a clip is left
+# frames of the first of these clips before the card; of 2, no clip shows both sides
+LATE = (1, 2, 2, 3)
 ROOM = 1000  # frames of the worlds that cards are taken from
 
 
@@ -98,12 +94,19 @@ def decks_of(worlds: Sequence[World]) -> tuple[Deck, ...]:
 
 
 class Look(NamedTuple):
-    """A clip of a card: what is painted, and whether as others might, see `vary`."""
+    """A clip of a card.
+
+    Attributes:
+        lesson, style: what is painted; varied: whether as others might, see `vary`.
+        sides: of the card, frame by frame; "" is a frame without it.
+        around: the frame of haystack that all frames without it are; None = they go on.
+    """
 
     lesson: Lesson
     style: Style
     sides: tuple[str, ...]
     varied: bool
+    around: int | None
 
 
 def looks_of(
@@ -114,6 +117,7 @@ def looks_of(
     found = []
     for world, deck in zip(worlds, decks, strict=True):
         alike, look = rng.random() < ALIKE * (varied > 0), None
+        around = rng.randrange(1 << 20) * CLIP if alike else None
         for one in world.placements:
             if look is None or not alike:
                 look = _random_look(rng, one.style, varied, fonts)
@@ -122,7 +126,7 @@ def looks_of(
             shown = ("",) * late + one.sides + ("",) * (CLIP * deck.parts - CLIP - late)
             for at in range(0, len(shown), CLIP):
                 lesson = Lesson(one.card, False, True, *way)
-                found.append(Look(lesson, style, shown[at : at + CLIP], differs))
+                found.append(Look(lesson, style, shown[at : at + CLIP], differs, around))
     return found
 
 
@@ -163,11 +167,14 @@ def paint_bank(
     haystack = NaturalHaystack(rng.randrange(1 << 16) if split == "train" else TEST)
 
     def cards(at: range) -> Tensor:
-        lessons, styles, sides, differ = zip(*looks[at.start : at.stop], strict=True)
+        lessons, styles, sides, differ, around = zip(*looks[at.start : at.stop], strict=True)
         draft = drafted(rng, lessons, styles, sides, fonts, np.array(differ))
         clips, bare = easel.clips(draft), ~draft.shown
-        numbers = rng.randrange(1 << 20) * CLIP + torch.arange(bare.numel()).view_as(bare)[bare]
-        clips[bare.to(device)] = haystack.frames(numbers, size, device)
+        numbers = rng.randrange(1 << 20) * CLIP + torch.arange(bare.numel()).view_as(bare)
+        for row, number in enumerate(around):
+            if number is not None:
+                numbers[row] = number
+        clips[bare.to(device)] = haystack.frames(numbers[bare], size, device)
         return clips
 
     def scenes(at: range) -> Tensor:
