@@ -125,8 +125,8 @@ class Record:
     ) -> None:
         self.path, self.settings = path, json.loads(json.dumps(settings))
         self.cells: dict[Cell, dict[str, Any]] = {}
-        self.begun: dict[Cell, dict[str, Any]] = {}
-        self._own: dict[Cell, dict[str, Any]] = {}  # of those begun, what this run has asked
+        self.begun: dict[Cell, dict[str, Any]] = {}  # as the file has them
+        self._own: dict[Cell, dict[str, Any]] = {}  # those that this run has begun or gone on with
         self._kept_at = time.monotonic()
         self.runs, self.resume = [run], resume
         self._written: dict[str, Any] | None = None  # the run as the file has it
@@ -152,15 +152,13 @@ class Record:
 
     def keep(self, tallies: Sequence[Tally], seconds: dict[str, float]) -> None:
         """Cells that are not done go to the file too, every 20 seconds; between two videos."""
-        if time.monotonic() < self._kept_at + EACH:
+        if self.path is None or time.monotonic() < self._kept_at + EACH:
             return
         self._own |= {tally.cell: tally.begun() for tally in tallies}
         self._write(seconds)
 
     def _write(self, seconds: dict[str, float]) -> None:
         self._kept_at = time.monotonic()
-        self._own = {place: one for place, one in self._own.items() if place not in self.cells}
-        self.begun |= self._own
         self.runs[-1]["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         if self.path is not None:
             with _alone(self.path.parent):
@@ -173,9 +171,8 @@ class Record:
     def content(self) -> dict[str, Any]:
         """All that the file says."""
         about = {"settings": self.settings, "runs": self.runs, "shared": SHARED}
-        left = [
-            self.begun[place] for place in sorted(self.begun.keys() - self.cells.keys(), key=_order)
-        ]
+        begun = self.begun | self._own
+        left = [begun[place] for place in sorted(begun.keys() - self.cells.keys(), key=_order)]
         return about | _told(self.cells) | ({"begun": left} if left else {})
 
     def _read(self, path: Path) -> None:
@@ -205,7 +202,7 @@ class Record:
                 f"{', '.join(f'{n} ({settings.get(n)!r})' for n in other)}"
             )
         self.cells = places | self.cells
-        self.begun = begun | self._own
+        self.begun = begun
         self.runs = [*(run for run in runs if run != self._written), self.runs[-1]]
 
 
