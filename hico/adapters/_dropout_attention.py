@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 NAME = "hico_sdpa"
-# from this many rows on cuDNN's kernel gains more than the 60 ms it needs for each new length
-LONG = 16384
+# from so much work on, rows x rows x heads x their width, cuDNN's kernel gains more than the 60 ms
+# it needs for each new length: 16,384 rows of Qwen2-7B, 61,000 of hico-tiny
+LONG = 16384**2 * 28 * 128
 ORDER = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -135,7 +138,22 @@ def _attend(
             return F.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True
             )
+        if held is None and _splits_keys(q, k, v, dropout):
+            behind = causal_lower_right(q.shape[2], k.shape[2])
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=behind, dropout_p=dropout, scale=scale, enable_gqa=True
+            )
         return _masked(q, k, v, held, scale, dropout)
+
+
+def _splits_keys(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> bool:
+    """Whether flash attention takes these rows: it shares the keys of few rows out.
+
+    The memory-efficient kernel, which takes masks, goes through all keys one block after another.
+    """
+    if not q.is_cuda or torch.compiler.is_compiling():
+        return False
+    return can_use_flash_attention(SDPAParams(q, k, v, None, dropout, False, True))
 
 
 def _backends(long: bool) -> AbstractContextManager:
@@ -148,7 +166,8 @@ def _backends(long: bool) -> AbstractContextManager:
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float) -> Tensor:
-    with _backends(long=q.is_cuda and q.shape[2] >= LONG):
+    _, heads, rows, width = q.shape
+    with _backends(long=q.is_cuda and rows * rows * heads * width >= LONG):
         return F.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
         )

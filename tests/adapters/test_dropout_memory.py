@@ -218,3 +218,25 @@ def test_switched_back_after_an_error(model, device):
     ):
         model(inputs_embeds=torch.zeros(2, 3, SIZES["hidden_size"], device=device))
     assert model.config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [2, 61, 300])
+def test_rows_behind_a_cache_in_half_precision(device, rows):
+    """On a GPU by flash attention, whose rows end with the keys: as exact as torch's own mask."""
+    torch.manual_seed(0)
+    q, k, v = (
+        torch.randn(2, heads, n, 64, device=device, dtype=torch.bfloat16)
+        for heads, n in [(6, rows), (2, 3001), (2, 3001)]
+    )
+    got = _dropout_attention.attend(None, q, k, v, None)[0].transpose(1, 2)
+    mask = torch.ones(rows, 3001, dtype=torch.bool, device=device).tril(3001 - rows)
+
+    def usual(*given):
+        return F.scaled_dot_product_attention(*given, attn_mask=mask, enable_gqa=True).double()
+
+    exact = usual(q.double(), k.double(), v.double())
+    wrong, allowed = ((one.double() - exact).norm(dim=-1) for one in (got, usual(q, k, v)))
+    assert wrong.max() <= 2 * allowed.max()
+    by_flash = _dropout_attention._splits_keys(q, k, v, 0.0)
+    assert by_flash == (device == "cuda")
