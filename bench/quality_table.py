@@ -79,15 +79,19 @@ def paired_text(row: Row, base: Row | None) -> str:
 
 
 def both_levels(rows: Sequence[Row]) -> list[str]:
-    """What merging, and merging and dropping as published, cost beside no compression at all."""
+    """What merging, and merging and dropping as published, cost beside no compression at all.
+
+    Of whatever models: each may have been tuned with its own way to see clips.
+    """
     found = []
     whole = Method("none").settings()
     for base in rows:
         if right(base) and base["settings"]["method"] == whole:
-            for row in alike(base, rows, OF_METHOD):
+            for row in alike(base, rows, (*OF_METHOD, "weights")):
                 method = Method(**row["settings"]["method"])
                 if method == PLAIN or method.kind == PUBLISHED:
-                    found.append(f"{line(row)}; beside no merge {paired_text(row, base)}")
+                    beside = f"beside {base['model']} without merge {paired_text(row, base)}"
+                    found.append(f"{line(row)}; {beside}")
     return found
 
 

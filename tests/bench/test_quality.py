@@ -202,8 +202,14 @@ def test_rows_are_paired_question_by_question():
     none = row_like("a", Method("none"), "1110") | {"complete": True, "tokens": 9}
     drop = row_like("a", Method(kind="uniform0_attention", keep=0.25), "0011")
     drop |= {"complete": True, "tokens": 1, "tokens_a_layer": 1, "accuracy": 0.5}
-    (told,) = quality_table.both_levels([twin, none, other, drop])
-    assert "uniform then attention 0.25: 50.0%" in told and told.endswith("-2 +1 of 4, p 1")
+    tuned = drop | row_like("c", Method(kind="uniform0_attention", keep=0.25), "0111")
+    for told, end in zip(
+        quality_table.both_levels([twin, none, other, drop, tuned]),
+        ("-2 +1 of 4, p 1", "-1 +1 of 4, p 1"),
+        strict=True,
+    ):
+        assert "uniform then attention 0.25: 50.0%" in told and told.endswith(end)
+        assert "beside a without merge" in told
     renamed = row_like("a", PLAIN, "1111") | {"settings": plain["settings"] | {"weights": "new"}}
     assert quality_table.newest_models([*rows, renamed]) == [twin, renamed]
 

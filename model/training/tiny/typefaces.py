@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from importlib.util import find_spec
 
 from hico.model.training.worlds.fonts import Family, FontSet, draw_fonts, stroke_fonts
@@ -12,8 +13,12 @@ from hico.model.training.worlds.truetype import truetype_fonts
 RANDOM = 82  # families drawn by lot
 
 
+@cache
 def training_fonts(seed: int = 0) -> FontSet:
-    """Fonts of all kinds; those of the part "test" are the worlds' own, and none is like them."""
+    """Fonts of all kinds; those of the part "test" are the worlds' own, and none is like them.
+
+    Drawn at the first call, in 10 seconds, then kept.
+    """
     fonts = stroke_fonts()
     if all(find_spec(name) for name in ("matplotlib", "PIL")):
         fonts = fonts + truetype_fonts()
