@@ -1,6 +1,6 @@
 """Accuracy against tokens, seconds and memory, a line for each way to drop; and what is left."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -19,6 +19,7 @@ COLOURS = ("#4C78A8", "#E4A11B", "#54A24B", "#B279A2")
 QUIET = "#9aa0a6"
 MARKS = ("o", "s", "^", "D")
 STYLES = ("-", "--", ":", "-.")
+INKS = ("black", "#b5483a", "#2f6f8f", "#6b8e23")  # of models
 ACCURACY = "Right, with its 95% interval"
 AXES: dict[str, Callable[[Row], float | None]] = {
     "Visual tokens a layer": lambda row: row["tokens_a_layer"],
@@ -35,7 +36,7 @@ def save(rows: Sequence[Row], path: Path) -> None:
 
 
 def picture(rows: Sequence[Row]) -> Any:
-    """A matplotlib Figure: for each model, case and length accuracy against what it costs.
+    """A matplotlib Figure: for each case and length accuracy against what it costs.
 
     Beside it what is left of the needles, and accuracy by the length of sampled videos.
 
@@ -60,16 +61,16 @@ def picture(rows: Sequence[Row]) -> Any:
 
 
 def panels_of(rows: Sequence[Row]) -> dict[str, list[Draw]]:
-    """The title of each row of plots, and what draws them."""
+    """The title of each row of plots, and what draws them: all models of a case stand together."""
     found: dict[str, list[Draw]] = {}
-    for model, case in dict.fromkeys((row["model"], row["case"]) for row in rows):
-        own = [row for row in rows if (row["model"], row["case"]) == (model, case)]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        own = [row for row in rows if row["case"] == case]
         sampled = [row for row in own if "sampling" in row["levels"]]
         rest = [row for row in own if "sampling" not in row["levels"]]
-        title = f"{model}: {case}, frames sampled"
+        title = f"{models(sampled)}: {case}, frames sampled"
         for frames in dict.fromkeys(row["frames"] for row in reversed(rest)):
-            title = f"{model}: {case}, {frames:,} frames"
             some = [row for row in rest if row["frames"] == frames]
+            title = f"{models(some)}: {case}, {frames:,} frames"
             costs = [name for name, of in AXES.items() if any(of(row) is not None for row in some)]
             found[title] = [partial(tradeoff, rows=some, name=name) for name in costs]
             found[title].append(partial(survival, rows=some))
@@ -78,16 +79,31 @@ def panels_of(rows: Sequence[Row]) -> dict[str, list[Draw]]:
     return found
 
 
+def models(rows: Sequence[Row]) -> str:
+    """Their names."""
+    return ", ".join(dict.fromkeys(row["model"] for row in rows))
+
+
+def by_model(rows: Sequence[Row]) -> Iterator[tuple[int, str, list[Row]]]:
+    """Each model's number, what its labels end with where there are several, and its rows."""
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    for number, name in enumerate(names):
+        told = f" ({name})" if len(names) > 1 else ""
+        yield number, told, [row for row in rows if row["model"] == name]
+
+
 def tradeoff(axes: Any, rows: Sequence[Row], name: str) -> None:
     """Accuracy against a cost: clip modes as points, and a line for each kind of dropping."""
     of = AXES[name]
-    for kind, colour in zip(KINDS, COLOURS, strict=True):
-        points = [r for r in rows if "video" in r["levels"] and kind_of(r) in (None, kind)]
-        if len(points) > 1:
-            curve(axes, points, of, WORDS.get(kind, kind), colour)
-    for mark, (mode, label) in zip(MARKS, CLIPS.items(), strict=True):
-        points = [r for r in rows if "clip" in r["levels"] and method(r)["clip"] == mode]
-        curve(axes, points, of, label, "black", "none", mark)
+    for number, told, own in by_model(rows):
+        style, ink = STYLES[number % len(STYLES)], INKS[number % len(INKS)]
+        for kind, colour in zip(KINDS, COLOURS, strict=True):
+            points = [r for r in own if "video" in r["levels"] and kind_of(r) in (None, kind)]
+            if any(kind_of(r) for r in points):
+                curve(axes, points, of, WORDS.get(kind, kind) + told, colour, style)
+        for mark, (mode, label) in zip(MARKS, CLIPS.items(), strict=True):
+            points = [r for r in own if "clip" in r["levels"] and method(r)["clip"] == mode]
+            curve(axes, points, of, label + told, ink, "none", mark)
     for style, label in zip(STYLES[1:], BASELINES.values(), strict=True):
         for row in (r for r in rows if r["provider"] == label):
             axes.axhline(row["accuracy"], color=QUIET, linestyle=style, label=label)
@@ -112,13 +128,15 @@ def lengths(axes: Any, rows: Sequence[Row]) -> None:
 
 def survival(axes: Any, rows: Sequence[Row]) -> None:
     """What is left of each hop's needle in the last layer, by the share of tokens that is left."""
-    for kind, colour in zip(KINDS, COLOURS, strict=True):
-        own = sorted((r for r in rows if kind_of(r) == kind), key=lambda r: method(r)["keep"])
-        shares = [method(row)["keep"] for row in own]
-        hops = zip(*(row["survival"][-1]["hops"] for row in own), strict=False)
-        for hop, (style, left) in enumerate(zip(cycle(STYLES), hops, strict=False), 1):
-            label = f"{WORDS.get(kind, kind)}, hop {hop}"
-            axes.plot(shares, left, "." + style, color=colour, label=label)
+    for number, told, every in by_model(rows):
+        mark = ".*xP"[number % 4]
+        for kind, colour in zip(KINDS, COLOURS, strict=True):
+            own = sorted((r for r in every if kind_of(r) == kind), key=lambda r: method(r)["keep"])
+            shares = [method(row)["keep"] for row in own]
+            hops = zip(*(row["survival"][-1]["hops"] for row in own), strict=False)
+            for hop, (style, left) in enumerate(zip(cycle(STYLES), hops, strict=False), 1):
+                label = f"{WORDS.get(kind, kind)}, hop {hop}{told}"
+                axes.plot(shares, left, mark + style, color=colour, label=label)
     plain_log(axes)
     axes.set_xlabel("Share of all tokens left in the last layer")
     axes.set_ylabel("Share of the needles' tokens left")
