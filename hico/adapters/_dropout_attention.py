@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 NAME = "hico_sdpa"
 # from so much work on, rows x rows x heads x their width, cuDNN's kernel gains more than the 60 ms
@@ -139,10 +138,7 @@ def _attend(
                 q, k, v, dropout_p=dropout, scale=scale, enable_gqa=True
             )
         if held is None and _splits_keys(q, k, v, dropout):
-            behind = causal_lower_right(q.shape[2], k.shape[2])
-            return F.scaled_dot_product_attention(
-                q, k, v, attn_mask=behind, dropout_p=dropout, scale=scale, enable_gqa=True
-            )
+            return _behind(q, k, v, scale, dropout)
         return _masked(q, k, v, held, scale, dropout)
 
 
@@ -154,6 +150,16 @@ def _splits_keys(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> bool:
     if not q.is_cuda or torch.compiler.is_compiling():
         return False
     return can_use_flash_attention(SDPAParams(q, k, v, None, dropout, False, True))
+
+
+def _behind(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float) -> Tensor:
+    """Rows behind a cache, the last of them at the last key."""
+    from torch.nn.attention.bias import causal_lower_right  # it brings sympy, and its warnings
+
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]), dropout_p=dropout,
+        scale=scale, enable_gqa=True,
+    )  # fmt: skip
 
 
 def _backends(long: bool) -> AbstractContextManager:
