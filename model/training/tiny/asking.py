@@ -15,7 +15,6 @@ from .bank import Deck
 
 FORMS = ("options", "both", "free", "describe")
 BOTH = "First say what it is, then give the best option."
-LIKE = 0.3  # share of questions for a number whose options have a digit of it each
 ALL = {**VALUES, "number": NUMBERS}
 SHOWN = ("what is on the card", "what does the card show", "which things are on the card")
 WATCH = "What do the cards of the video show?"
@@ -158,23 +157,12 @@ def _any_thing(rng: np.random.Generator) -> str:
 
 
 def _wrong(rng: np.random.Generator, card: Card, others: Sequence[Card], asked: str) -> list[str]:
-    """Three other values: of the nearest cards half of the time, else of any that are shown.
-
-    Or numbers that share a digit with the right one, in its place, whether they are shown or not.
-    """
-    if asked == "number" and rng.random() < LIKE:
-        return _three(card.number, [], lambda: _like(rng, card.number))
+    """Three other values: of the nearest cards half of the time, else of any that are shown."""
     some = [others[i] for i in rng.permutation(len(others))]
     if rng.random() < 0.5:
         some.sort(key=lambda one: apart(one, card))
     shown = [getattr(one, asked) for one in some]
     return _three(getattr(card, asked), shown, lambda: questions.pick(rng, ALL[asked]))
-
-
-def _like(rng: np.random.Generator, number: str) -> str:
-    """A number with one of its two digits."""
-    place = rng.integers(2)
-    return questions.pick(rng, [one for one in NUMBERS if one[place] == number[place]])
 
 
 def _three(right: str, shown: Sequence[str], anything: Callable[[], str]) -> list[str]:

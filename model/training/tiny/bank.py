@@ -26,7 +26,7 @@ VARIED = 0.5
 HOPS = (2, 3, 3)  # of every third deck with chains
 ALIKE = 0.5  # share of decks whose cards all look alike, as if one program had drawn them
 CUT = 3  # every so manieth deck has its cards across two clips each, as videos do that nobody cut
-# frames of the first of these clips before the card; of 2, no clip shows both sides
+# frames of the first of these clips before the card
 LATE = (1, 2, 2, 3)
 ROOM = 1000  # frames of the worlds that cards are taken from
 
@@ -122,8 +122,10 @@ def looks_of(
             if look is None or not alike:
                 look = _random_look(rng, one.style, varied, fonts)
             way, style, differs = look
-            late = rng.choice(LATE) if deck.parts > 1 else 0
-            shown = ("",) * late + one.sides + ("",) * (CLIP * deck.parts - CLIP - late)
+            late, sides = rng.choice(LATE) if deck.parts > 1 else 0, one.sides
+            if late == CLIP // 2:  # one side in each clip: their order alone says which belong
+                sides = tuple(sorted(sides, reverse=rng.random() < 0.5))
+            shown = ("",) * late + sides + ("",) * (CLIP * deck.parts - CLIP - late)
             for at in range(0, len(shown), CLIP):
                 lesson = Lesson(one.card, False, True, *way)
                 found.append(Look(lesson, style, shown[at : at + CLIP], differs, around))
