@@ -19,7 +19,9 @@ COLOURS = ("#4C78A8", "#E4A11B", "#54A24B", "#B279A2")
 QUIET = "#9aa0a6"
 MARKS = ("o", "s", "^", "D")
 STYLES = ("-", "--", ":", "-.")
-INKS = ("black", "#b5483a", "#2f6f8f", "#6b8e23")  # of models
+# of models: the ink of what they do to clips, the marks of what is left
+INKS = ("black", "#b5483a", "#2f6f8f", "#6b8e23")
+LEFT = (".", "*", "x", "P")
 ACCURACY = "Right, with its 95% interval"
 AXES: dict[str, Callable[[Row], float | None]] = {
     "Visual tokens a layer": lambda row: row["tokens_a_layer"],
@@ -67,10 +69,10 @@ def panels_of(rows: Sequence[Row]) -> dict[str, list[Draw]]:
         own = [row for row in rows if row["case"] == case]
         sampled = [row for row in own if "sampling" in row["levels"]]
         rest = [row for row in own if "sampling" not in row["levels"]]
-        title = f"{models(sampled)}: {case}, frames sampled"
+        title = f"{', '.join(models(sampled))}: {case}, frames sampled"
         for frames in dict.fromkeys(row["frames"] for row in reversed(rest)):
             some = [row for row in rest if row["frames"] == frames]
-            title = f"{models(some)}: {case}, {frames:,} frames"
+            title = f"{', '.join(models(some))}: {case}, {frames:,} frames"
             costs = [name for name, of in AXES.items() if any(of(row) is not None for row in some)]
             found[title] = [partial(tradeoff, rows=some, name=name) for name in costs]
             found[title].append(partial(survival, rows=some))
@@ -79,14 +81,14 @@ def panels_of(rows: Sequence[Row]) -> dict[str, list[Draw]]:
     return found
 
 
-def models(rows: Sequence[Row]) -> str:
+def models(rows: Sequence[Row]) -> list[str]:
     """Their names."""
-    return ", ".join(dict.fromkeys(row["model"] for row in rows))
+    return list(dict.fromkeys(row["model"] for row in rows))
 
 
 def by_model(rows: Sequence[Row]) -> Iterator[tuple[int, str, list[Row]]]:
     """Each model's number, what its labels end with where there are several, and its rows."""
-    names = list(dict.fromkeys(row["model"] for row in rows))
+    names = models(rows)
     for number, name in enumerate(names):
         told = f" ({name})" if len(names) > 1 else ""
         yield number, told, [row for row in rows if row["model"] == name]
@@ -129,7 +131,7 @@ def lengths(axes: Any, rows: Sequence[Row]) -> None:
 def survival(axes: Any, rows: Sequence[Row]) -> None:
     """What is left of each hop's needle in the last layer, by the share of tokens that is left."""
     for number, told, every in by_model(rows):
-        mark = ".*xP"[number % 4]
+        mark = LEFT[number % len(LEFT)]
         for kind, colour in zip(KINDS, COLOURS, strict=True):
             own = sorted((r for r in every if kind_of(r) == kind), key=lambda r: method(r)["keep"])
             shares = [method(row)["keep"] for row in own]

@@ -122,7 +122,8 @@ def looks_of(
             if look is None or not alike:
                 look = _random_look(rng, one.style, varied, fonts)
             way, style, differs = look
-            late, sides = rng.choice(LATE) if deck.parts > 1 else 0, one.sides
+            late = rng.choice(LATE) if deck.parts > 1 else 0
+            sides = one.sides
             if late == CLIP // 2:  # one side in each clip: their order alone says which belong
                 sides = tuple(sorted(sides, reverse=rng.random() < 0.5))
             shown = ("",) * late + sides + ("",) * (CLIP * deck.parts - CLIP - late)
