@@ -1,10 +1,47 @@
-"""Which cards of a deck a video shows: any, or those that are hard to tell apart."""
+"""Which cards a video shows: any of a deck, or those that are hard to tell apart."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from hico.model.training.worlds.cards import Card
+
+LINE = 8  # cards at most that a word alone tells apart
+
+
+class Kept(NamedTuple):
+    """A card, and the bank's row of its first clip."""
+
+    card: Card
+    row: int
+
+
+def word_lines(rng: np.random.Generator, kept: Sequence[Sequence[Kept]], most: int) -> list[Kept]:
+    """Up to `most` cards of any decks, in lines of up to LINE of one shape and colour.
+
+    A deck's few words meet each other alone, and a model that has to find a card by its word then
+    takes one in a hundred for another one, however short the video: here any two words may meet.
+
+    Args:
+        kept: by shape and colour, two or more of each.
+    """
+    found: list[Kept] = []
+    for at in rng.permutation(len(kept)).tolist():
+        line: list[Kept] = []
+        taken = {one.card.number for one in found}
+        for i in rng.permutation(len(kept[at])).tolist():
+            one = kept[at][i]
+            if one.card.number in taken or one.card.word in {own.card.word for own in line}:
+                continue
+            line.append(one)
+            taken.add(one.card.number)
+            if len(line) == min(LINE, most - len(found)):
+                break
+        found += line
+        if len(found) == most:
+            break
+    return found
 
 
 def some_cards(

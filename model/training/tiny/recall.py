@@ -32,10 +32,19 @@ SOME = 16  # of a clip's 64 tokens, each of which tells all that is on the card
 ASKED = (0.45, 0.1, 0.3, 0.15)  # letters, and what is still wrong: neighbours, and the third hop
 FAR = Level(40, 64, 3, rows=64, tokens=SOME, hard=0.75, chained=0.8, again=0.2, forms=ASKED)
 LETTERS = (0.6, 0.05, 0.2, 0.15)
-# chains are followed by then, and of short videos nearly all is right; what is still wrong is
-# mostly one card taken for its neighbour, and more often in letters than in words
+# chains are followed by then; what is still wrong, in short videos as in long ones, is one card
+# taken for another one of its shape and colour, and more often in letters than in words
 LONG = replace(
-    FAR, clips=2500, rows=2, turns=40, thin=0.7, drop=0.2, again=0.2, chained=0.5, forms=LETTERS
+    FAR,
+    clips=2500,
+    rows=2,
+    turns=40,
+    lined=0.6,
+    thin=0.7,
+    drop=0.2,
+    again=0.5,
+    chained=0.35,
+    forms=LETTERS,
 )
 LEVELS = (
     # of all on a card nothing wrong, and letters found by their texts

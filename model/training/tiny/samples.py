@@ -18,7 +18,7 @@ from hico.model.training.worlds.families import apart
 from .ahead import made_ahead
 from .asking import FORMS, Turn, ask_chain, ask_one, chains_of, choose, watch
 from .bank import Bank, Deck
-from .picks import some_cards
+from .picks import Kept, some_cards, word_lines
 
 HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 FRAMES = 4  # of a clip
@@ -36,13 +36,16 @@ class Level:
         cards: at most so many; clips: of a video, at least half as many, cards included.
         hops: of the longest chains.
         hard: share of the videos whose cards are neighbours of each other.
+        lined: share of the videos without chains whose cards are of all decks, in lines that
+            differ in their words alone.
         rows: videos of a batch; turns: questions of each, at most one a card or chain.
         tokens: of each clip so many are there, any of them, where they would be if all were; None
             = all. How much of a video is card stays the same, and there is less to compute.
         skip: positions that gaps between clips add, at most.
         thin: share of the batches in which visual tokens are dropped that no question has a say in.
         drop: share of those in which all are dropped as in inference; these have few questions.
-        again: share of the batches that are of an earlier level, of those where cards are found.
+        again: share of the batches that are of an earlier level, of those where cards are found:
+            half of these of the one before, a quarter of the one before that, and so on.
         chained: share of the videos with chains, from two hops on.
         watch: share of the videos of few cards in which all of them are to be told.
         choose: questions behind the others whose letter follows from their words alone.
@@ -54,6 +57,7 @@ class Level:
     clips: int
     hops: int = 1
     hard: float = 0.0
+    lined: float = 0.0
     rows: int = 32
     turns: int = 16
     tokens: int | None = None
@@ -112,6 +116,7 @@ class Drawer:
         self.count, self.tokens = bank.features.shape[:2]
         self.single = [deck for deck in bank.decks if deck.hops == 1]
         self.chained = [(deck, chains_of(deck)) for deck in bank.decks if deck.hops > 1]
+        self.alike = _alike(self.single)
         self.encode = lru_cache(1 << 14)(
             lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         )
@@ -155,23 +160,28 @@ class Drawer:
         self, rng: np.random.Generator, level: Level, clips: int, turns: int
     ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, Turn]]]:
         """Rows of the bank, which go on with a card, and the turns with the words before each."""
-        chains: list[list[int]] = []
+        chains: list[list[Kept]] = []
+        parts = 1
         if level.hops > 1 and rng.random() < level.chained:
-            deck, chains = self._chains(rng, level, clips)
-            cards = [i for chain in chains for i in chain]
+            parts, chains = self._chains(rng, level, clips)
+            cards = [one for chain in chains for one in chain]
+        elif self.alike and rng.random() < level.lined:
+            cards = word_lines(rng, self.alike, min(level.cards, clips))
         else:
             fitting = [deck for deck in self.single if deck.parts <= clips]
             deck = fitting[rng.integers(len(fitting))]
-            cards = some_cards(rng, deck.cards, room(level, deck, clips), level.hard)
-        order, more = rng.permutation(cards), deck.parts - 1
+            parts, most = deck.parts, room(level, deck, clips)
+            cards = [_kept(deck, i) for i in some_cards(rng, deck.cards, most, level.hard)]
+        cards = [cards[i] for i in rng.permutation(len(cards))]
+        rows, more = np.array([one.row for one in cards]), parts - 1
         slots = np.sort(rng.choice(clips - more * len(cards), len(cards), replace=False))
         slots += more * np.arange(len(cards))
         found, goes_on = rng.integers(self.hay, self.count, clips), np.zeros(clips, bool)
-        for part in range(deck.parts):
-            found[slots + part] = deck.first + order * deck.parts + part
+        for part in range(parts):
+            found[slots + part] = rows + part
             goes_on[slots + part] = part > 0
-        shown = [deck.cards[i] for i in order]
-        said = self._turns(rng, level, turns, shown, [[deck.cards[i] for i in c] for c in chains])
+        shown = [one.card for one in cards]
+        said = self._turns(rng, level, turns, shown, [[one.card for one in c] for c in chains])
         said += [choose(rng) for _ in range(level.choose)]
         asked = [(self._asked(rng, i, turn, clips), turn) for i, turn in enumerate(said)]
         return found, goes_on, asked
@@ -199,10 +209,8 @@ class Drawer:
             said.append(ask_one(rng, shown, at, form, self.split))
         return said
 
-    def _chains(
-        self, rng: np.random.Generator, level: Level, clips: int
-    ) -> tuple[Deck, list[list[int]]]:
-        """A deck, and some of its chains as numbers of its cards; of too long ones the ends."""
+    def _chains(self, rng: np.random.Generator, level: Level, clips: int) -> list[list[Kept]]:
+        """Some chains of a deck; of too long ones the ends."""
         fitting = [
             (deck, chains)
             for deck, chains in self.chained
@@ -216,7 +224,8 @@ class Drawer:
             nearest = chains[order[0]][0]
             order.sort(key=lambda i: apart(chains[i][0], nearest))
         place = {card: i for i, card in enumerate(deck.cards)}
-        return deck, [[place[card] for card in chains[i][-long:]] for i in order[:count]]
+        ends = [chains[i][-long:] for i in order[:count]]
+        return deck.parts, [[_kept(deck, place[card]) for card in one] for one in ends]
 
     def _seen(self, rng: np.random.Generator, level: Level, clips: int) -> np.ndarray:
         """int64 [rows, clips, k], ascending: tokens of each clip, as many as the level says."""
@@ -235,6 +244,20 @@ class Drawer:
             told = VideoChatFlashProcessor.time_message(frames, range(frames)).strip()
             begin = ("", "\n", f"\n{told} ", f"\n{told} ")[rng.integers(4)]
         return f"{begin}{what.ask}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def _kept(deck: Deck, at: int) -> Kept:
+    """A card of a deck."""
+    return Kept(deck.cards[at], deck.first + at * deck.parts)
+
+
+def _alike(decks: Sequence[Deck]) -> list[list[Kept]]:
+    """The cards of decks that lie in one clip each, by shape and colour, where there are two."""
+    found: dict[tuple[str, str], list[Kept]] = {}
+    for deck in decks:
+        for at, card in enumerate(deck.cards if deck.parts == 1 else ()):
+            found.setdefault((card.shape, card.colour), []).append(_kept(deck, at))
+    return [some for some in found.values() if len(some) > 1]
 
 
 def room(level: Level, deck: Deck, clips: int) -> int:
@@ -276,7 +299,7 @@ class Stream(IterableDataset):
         while True:
             number = int(self.level)
             if number > FOUND and rng.random() < self.levels[number].again:
-                number = int(rng.integers(FOUND, number))
+                number = max(FOUND, number - int(rng.geometric(0.5)))
             yield self.drawer.batch(rng, self.levels[number], number)
 
     def loader(self, workers: int) -> DataLoader:
