@@ -79,6 +79,7 @@ def recall(
     decay: float = 0.05,
     last: float = 0.2,
     slack: float = 0.0,
+    alone: bool = False,
     steps: int | None = None,
     every: int = 25,
     workers: int = 0,
@@ -94,6 +95,7 @@ def recall(
         peak, warm, decay: highest rate, steps up to it, weight decay.
         last: share of all in which the rate goes down.
         slack: taken off what a level asks for before the next one begins.
+        alone: no earlier level comes again.
         steps: at most so many; they set the rate then, not the seconds.
         every: steps between two records.
         workers: processes that draw batches ahead.
@@ -107,6 +109,8 @@ def recall(
     """
     if not 0 <= level < len(levels):
         raise ValueError(f"level: expected 0 to {len(levels) - 1}, got {level}")
+    if alone:
+        levels = [replace(one, again=0.0) for one in levels]
     model.train()
     parts = [model.model.mm_projector.mlp, model.model.embed_tokens, model.model.layers]
     weights = [p for part in [*parts, model.model.norm] for p in part.parameters()]
