@@ -10,6 +10,7 @@ from tiny_helpers import invented_bank, small_model
 from torch._dynamo.testing import CompileCounter
 
 from hico.model.training.tiny.align import align, words_of
+from hico.model.training.tiny.levels import Level
 from hico.model.training.tiny.masters import Masters
 from hico.model.training.tiny.recall import (
     Tally,
@@ -20,7 +21,7 @@ from hico.model.training.tiny.recall import (
     positions,
     recall,
 )
-from hico.model.training.tiny.samples import Drawer, Level
+from hico.model.training.tiny.samples import Drawer
 from hico.model.training.tiny.tokenizer import train_tokenizer
 
 EASY = Level(1, 2, rows=16, watch=1.0)
@@ -195,6 +196,16 @@ def test_so_many_steps_and_no_more(bank, tokenizer):
     found = list(recall(model, bank, tokenizer, 60, levels=[EASY], steps=6, every=2, warm=1))
     assert [record["step"] for record in found] == [2, 4, 6]
     assert found[-1]["lr"] < found[0]["lr"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_earlier_levels_can_be_left_out(bank, tokenizer, monkeypatch, alone):
+    drawn, batch = [], Drawer.batch
+    monkeypatch.setattr(Drawer, "batch", lambda *given: (drawn.append(given[-1]), batch(*given))[1])
+    levels = [EASY, EASY, EASY, replace(EASY, again=1.0)]
+    given = {"levels": levels, "level": 3, "alone": alone}
+    list(recall(small_model(), bank, tokenizer, 60, steps=3, warm=1, **given))
+    assert set(drawn) == ({3} if alone else {2})
 
 
 def test_no_step_waits_for_plans_of_its_lengths(bank, tokenizer, monkeypatch):

@@ -1,5 +1,6 @@
 """What stage 0b asks of the bank: that every answer can be seen, once, and that ids fit."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from tiny_helpers import invented_bank
 from hico.model.processing import VideoChatFlashProcessor, token_ids
 from hico.model.training.tiny.asking import chains_of
 from hico.model.training.tiny.bank import Bank
-from hico.model.training.tiny.picks import cubes_of, some_cards
-from hico.model.training.tiny.samples import Drawer, Level, Stream
+from hico.model.training.tiny.levels import Level
+from hico.model.training.tiny.picks import Kept, cubes_of, some_cards, word_lines
+from hico.model.training.tiny.samples import Drawer, Stream
 from hico.model.training.tiny.tokenizer import train_tokenizer
 from hico.model.training.worlds.families import apart
 
@@ -142,6 +144,45 @@ def test_neighbours_come_as_cubes_faces_and_edges(bank):
         some = [deck.cards[i] for i in some_cards(rng, deck.cards, most, 1.0)]
         for card in some:
             assert sum(apart(card, other) == 1 for other in some) >= near
+
+
+def kept_of(bank):
+    """The cards of one clip each, by shape and colour, where there are two."""
+    found = {}
+    for deck in bank.decks:
+        if deck.hops == 1 and deck.parts == 1:
+            for i, card in enumerate(deck.cards):
+                found.setdefault((card.shape, card.colour), []).append(Kept(card, deck.first + i))
+    return [some for some in found.values() if len(some) > 1]
+
+
+@pytest.mark.parametrize("most", [1, 5, 8, 30])
+def test_lines_of_words(bank, most):
+    """As many cards as wanted, in lines of eight at most; no number twice, no front twice."""
+    kept = kept_of(bank)
+    found = [one.card for one in word_lines(np.random.default_rng(0), kept, most)]
+    assert len(found) == most == len({card.number for card in found})
+    assert len({(card.shape, card.colour, card.word) for card in found}) == most
+    sizes = Counter((card.shape, card.colour) for card in found)
+    assert max(sizes.values()) <= 8 and len(sizes) <= -(-most // 2) + 1
+
+
+def test_videos_of_lines_are_of_all_decks(bank, tokenizer):
+    level = Level(16, 32, rows=40, lined=1.0)
+    batch = Drawer(bank, tokenizer).batch(np.random.default_rng(0), level)
+    owner = {one.row: one.card for some in kept_of(bank) for one in some}
+    for row in batch.clips.tolist():
+        cards = [owner[i] for i in row if i < bank.hay]
+        assert len(cards) == 16 and len({card.number for card in cards}) == 16
+    decks = [{i for i in range(deck.first, deck.first + len(deck.cards))} for deck in bank.decks]
+    assert any(sum(bool(deck & set(row)) for deck in decks) > 1 for row in batch.clips.tolist())
+
+
+def test_near_levels_come_again_more_often(bank, tokenizer):
+    levels = [*LEVELS[:4], replace(LEVELS[0], again=1.0)]
+    stream = iter(Stream(Drawer(bank, tokenizer), levels, torch.tensor([4])))
+    seen = Counter(next(stream).level for _ in range(60))
+    assert set(seen) == {2, 3} and seen[3] > 20
 
 
 def test_chains_lead_to_their_ends(bank):

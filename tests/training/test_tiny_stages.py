@@ -15,8 +15,8 @@ from hico.model.training.tiny import __main__, command, easel, perceive, weights
 from hico.model.training.tiny import bank as banks
 from hico.model.training.tiny.align import align
 from hico.model.training.tiny.bank import paint_bank
+from hico.model.training.tiny.levels import LEVELS
 from hico.model.training.tiny.reading import HEADS
-from hico.model.training.tiny.recall import LEVELS
 from hico.model.training.tiny.weights import new_model, open_model, write_model
 from hico.model.training.worlds.fonts import stroke_fonts
 

@@ -15,9 +15,10 @@ from hico.model.vision.clip_modes import MODES
 
 from .align import align
 from .bank import paint_bank
+from .levels import LEVELS
 from .perceive import perceive
 from .reading import Heads
-from .recall import LEVELS, examine, recall
+from .recall import examine, recall
 from .recipe import repeat
 from .weights import READING, check_size, new_model, open_model, take_reader, write_model
 

@@ -21,49 +21,12 @@ from hico.adapters._dropout_attention import unplanned
 from hico.model.settings import DropoutSettings
 
 from .bank import Bank
+from .levels import LEVELS, Level
 from .masters import Masters, plateau
-from .samples import Batch, Drawer, Level, Stream
+from .samples import Batch, Drawer, Stream
 
 OVER = 20  # batches, of the level itself
 DROPPED = {"none": "", "uniform": "/thin", "all": "/drop"}
-
-TOLD = (0.0, 0.0, 0.5, 0.5)  # nothing but what is on cards: an option is one more thing to learn
-SOME = 16  # of a clip's 64 tokens, each of which tells all that is on the card
-ASKED = (0.45, 0.1, 0.3, 0.15)  # letters, and what is still wrong: neighbours, and the third hop
-FAR = Level(40, 64, 3, rows=64, tokens=SOME, hard=0.75, chained=0.8, again=0.2, forms=ASKED)
-LETTERS = (0.6, 0.05, 0.2, 0.15)
-# chains are followed by then; what is still wrong, in short videos as in long ones, is one card
-# taken for another one of its shape and colour, and more often in letters than in words
-LONG = replace(
-    FAR,
-    clips=2500,
-    rows=2,
-    turns=40,
-    lined=0.6,
-    thin=0.7,
-    drop=0.2,
-    again=0.5,
-    chained=0.35,
-    forms=LETTERS,
-)
-LEVELS = (
-    # of all on a card nothing wrong, and letters found by their texts
-    Level(1, 2, rows=256, tokens=SOME, watch=1.0, choose=4, right=0.8),
-    # of one or two cards finding is learned far later than of two to four
-    Level(4, 6, rows=96, tokens=SOME, watch=0.05, choose=1, forms=TOLD),
-    Level(8, 16, rows=64, tokens=SOME, hard=0.6),
-    Level(16, 32, rows=32, tokens=SOME, hard=0.6, again=0.2),
-    Level(16, 32, 2, rows=32, tokens=SOME, hard=0.5, again=0.2),
-    # of two hops or less 96% are right before a third one is found at all
-    replace(FAR, cards=24, clips=40, chained=0.9, right=0.93),
-    # only now, when cards are found: gaps from the start keep finding from being learned
-    replace(FAR, skip=4_000, thin=0.3, drop=0.3),
-    replace(FAR, clips=128, rows=48, skip=40_000, thin=0.3, drop=0.4, again=0.3),
-    replace(LONG, clips=256, rows=24, skip=170_000, thin=0.3, again=0.3),
-    replace(LONG, clips=800, rows=8, skip=170_000),
-    LONG,
-    replace(LONG, rows=1, tokens=None, again=0.6),
-)
 
 
 def recall(

@@ -18,6 +18,7 @@ from hico.model.training.worlds.families import apart
 from .ahead import made_ahead
 from .asking import FORMS, Turn, ask_chain, ask_one, chains_of, choose, watch
 from .bank import Bank, Deck
+from .levels import Level
 from .picks import Kept, some_cards, word_lines
 
 HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
@@ -26,50 +27,6 @@ DROPS = ("none", "uniform", "all")
 FOUND = 2  # the first level that comes again later
 ASKED = 4  # questions at most where all of them rank the tokens that stay
 WATCHED = 4  # cards at most where all of them are to be told
-
-
-@dataclass(frozen=True)
-class Level:
-    """How hard it is.
-
-    Attributes:
-        cards: at most so many; clips: of a video, at least half as many, cards included.
-        hops: of the longest chains.
-        hard: share of the videos whose cards are neighbours of each other.
-        lined: share of the videos without chains whose cards are of all decks, in lines that
-            differ in their words alone.
-        rows: videos of a batch; turns: questions of each, at most one a card or chain.
-        tokens: of each clip so many are there, any of them, where they would be if all were; None
-            = all. How much of a video is card stays the same, and there is less to compute.
-        skip: positions that gaps between clips add, at most.
-        thin: share of the batches in which visual tokens are dropped that no question has a say in.
-        drop: share of those in which all are dropped as in inference; these have few questions.
-        again: share of the batches that are of an earlier level, of those where cards are found:
-            half of these of the one before, a quarter of the one before that, and so on.
-        chained: share of the videos with chains, from two hops on.
-        watch: share of the videos of few cards in which all of them are to be told.
-        choose: questions behind the others whose letter follows from their words alone.
-        forms: shares of options, both, free and describe (steps, for chains), see Turn.
-        right: share of the last answers that leads to the next level.
-    """
-
-    cards: int
-    clips: int
-    hops: int = 1
-    hard: float = 0.0
-    lined: float = 0.0
-    rows: int = 32
-    turns: int = 16
-    tokens: int | None = None
-    skip: int = 0
-    thin: float = 0.0
-    drop: float = 0.0
-    again: float = 0.0
-    chained: float = 0.6
-    watch: float = 0.2
-    choose: int = 0
-    forms: tuple[float, float, float, float] = (0.35, 0.15, 0.25, 0.25)
-    right: float = 0.9
 
 
 @dataclass
@@ -209,8 +166,10 @@ class Drawer:
             said.append(ask_one(rng, shown, at, form, self.split))
         return said
 
-    def _chains(self, rng: np.random.Generator, level: Level, clips: int) -> list[list[Kept]]:
-        """Some chains of a deck; of too long ones the ends."""
+    def _chains(
+        self, rng: np.random.Generator, level: Level, clips: int
+    ) -> tuple[int, list[list[Kept]]]:
+        """Clips of each card of a deck, and some of its chains; of too long ones the ends."""
         fitting = [
             (deck, chains)
             for deck, chains in self.chained
