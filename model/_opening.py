@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hico.model.stats import Stage, measured
-from hico.model.video import is_image, open_video, read_image, resize_frames
+from hico.model.video import Video, is_image, open_video, read_image, resize_frames
 from hico.ops import _check
 
 MIN_FRAMES = 64
@@ -48,11 +48,20 @@ def encode(
     keyframes = options.pop("keyframes")
     _check.one_of("keyframes", keyframes, ("exact", "snap"))
     with open_video(os.fspath(video), **options) as opened:
-        chosen = opened.choose(min(MIN_FRAMES, frames), frames)
+        chosen = frames_of(model, opened, frames)
         chosen = opened.snapped(chosen) if keyframes == "snap" else chosen
         seconds = opened.seconds[chosen]
         pictures = opened.stream(chosen.tolist(), size)
         return _encode(model, processor, pictures, seconds, opened.duration, progress)
+
+
+def frames_of(model: Any, video: Video, frames: int) -> Tensor:
+    """Which frames of a video a model is shown, at most so many: int64 [T]."""
+    least = min(MIN_FRAMES, frames)
+    if (mode := model.config.video_sampling) == "each_second":
+        clip = model.encoder.num_frames
+        return video.choose(least, frames, clip, mode)
+    return video.choose(least, frames, mode=mode)
 
 
 def _encode(

@@ -18,6 +18,7 @@ class VideoChatFlashConfig(Qwen2Config):
         mm_hidden_size: channels of the encoder.
         mm_vision_select_layer: which of the encoder's layers is read, from its end.
         mm_local_num_frames: frames of a clip.
+        video_sampling: how a session reads a file, see hico.model.video.frame_indices.
         mm_patch_merge_type: "spatial_nopad", or "flat", which leaves the tiles of an image apart.
         mm_llm_compress, llm_compress_type, llm_compress_layer_list, llm_image_token_ratio_list:
             progressive dropout, see hico.progressive_dropout.
@@ -59,6 +60,7 @@ class VideoChatFlashConfig(Qwen2Config):
 
     vision_encode_type: str = "video_image"
     mm_local_num_frames: int = 4
+    video_sampling: str = "dynamic_fps1"
     mm_patch_merge_type: str = "spatial_nopad"
     mm_newline_position: str = "nothing"
     image_aspect_ratio: str = "anyres_nopad"

@@ -119,11 +119,12 @@ def look(
     Args:
         shown: clips to keep frames and merges of, by number, or how many, evenly spread.
     """
+    from ._opening import frames_of
     from .video import open_video
 
     size = model.encoder.image_size
     with open_video(args.video, start=args.start, end=args.end) as video:
-        chosen = video.choose(min(64, args.frames), args.frames)
+        chosen = frames_of(model, video, args.frames)
         if args.keyframes == "snap":
             chosen = video.snapped(chosen)
         visual, merged = encode(model, video.stream(chosen.tolist(), size), len(chosen))

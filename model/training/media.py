@@ -13,10 +13,10 @@ from hico.model.training.annotations import Row
 from hico.model.training.templates import TEMPLATES
 from hico.model.video import Video, open_video, read_image, resize_frames
 from hico.model.video.pictures import PictureFolder
+from hico.model.video.sampling import MODES
 from hico.model.vision import image_tiles, square_image, tile_grid
 from hico.ops import _check
 
-MODES = ("dynamic_fps1", "middle")
 FOLDERS = ("img", "frame")
 MOST = 1 << 31
 

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+MODES = ("dynamic_fps1", "each_second", "middle")
+
 
 def sample_indices(seconds: torch.Tensor, duration: float, count: int) -> torch.Tensor:
     """Choose `count` frames spread evenly over the duration, near the middle of equal parts.
@@ -55,14 +57,17 @@ def frame_indices(
     "dynamic_fps1" is the published rule, about one frame a second in whole clips of `local`:
     n = min(local * max(1, floor(frames / fps / local)), max_frames), but never below min_frames,
     where that is in turn at most floor(frames / local) * local. "middle" takes n = max_frames.
-    Where there are fewer than n frames, the last one is repeated.
+    Where there are fewer than n frames, the last one is repeated. "each_second" takes
+    floor((i + 1/2) fps) for every whole second i, so that clips do not drift against the video, and
+    the last again until the last clip is whole; of fewer seconds than min_frames, or of more than
+    max_frames, what "dynamic_fps1" takes.
 
     Args:
         frames: of the video, or of the clip of it.
         fps: frames a second.
         min_frames, max_frames: as above; the minimum wins. max_frames <= 0 is no limit.
         local: frames of a clip: 8 in the released models' inference, 4 in training.
-        mode: "dynamic_fps1" or "middle".
+        mode: "dynamic_fps1", "each_second" or "middle".
 
     Returns:
         int64 [n], ascending.
@@ -77,6 +82,8 @@ def frame_indices(
     (tensor([ 15,  46,  77, 108]), 96)
     >>> frame_indices(5, 30.0)
     tensor([0, 1, 2, 3, 4, 4, 4, 4])
+    >>> frame_indices(170, 30.0, min_frames=4, local=4, mode="each_second")
+    tensor([ 15,  45,  75, 105, 135, 135, 135, 135])
     >>> frame_indices(100, 30.0, max_frames=4, mode="middle")
     tensor([12, 37, 62, 87])
     """
@@ -86,14 +93,19 @@ def frame_indices(
         raise ValueError(f"fps: expected a positive number, got {fps}")
     if local < 1:
         raise ValueError(f"local: expected at least 1, got {local}")
-    if mode == "dynamic_fps1":
+    seconds = max(1, int(frames / fps))
+    whole = -(-seconds // local) * local
+    if mode == "each_second" and min_frames <= seconds and not 0 < max_frames < whole:
+        found = np.floor((np.arange(seconds) + 0.5) * fps).astype(np.int64).clip(0, frames - 1)
+        return torch.from_numpy(np.append(found, np.full(whole - seconds, found[-1])))
+    if mode in ("dynamic_fps1", "each_second"):
         count = frame_count(frames, fps, min_frames, max_frames, local)
     elif mode == "middle":
         if max_frames < 1:
             raise ValueError(f"max_frames: expected at least 1, got {max_frames}")
         count = max_frames
     else:
-        raise ValueError(f"mode: expected 'dynamic_fps1' or 'middle', got {mode!r}")
+        raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
     places = _middles(frames, min(count, frames))
     return torch.from_numpy(np.append(places, np.full(count - len(places), places[-1])))
 

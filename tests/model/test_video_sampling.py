@@ -51,9 +51,26 @@ def test_the_minimum_wins_and_the_maximum_cuts():
         ((10, float("nan")), "fps: expected a positive number, got nan"),
         ((10, 30.0, 1, 0, 8, "middle"), "max_frames: expected at least 1, got 0"),
         ((10, 30.0, 1, 8, 0), "local: expected at least 1, got 0"),
-        ((10, 30.0, 1, 8, 8, "rand"), "mode: expected 'dynamic_fps1' or 'middle', got 'rand'"),
+        ((10, 30.0, 1, 8, 8, "rand"), "each_second, middle, got 'rand'"),
     ],
 )
 def test_nonsense_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         frame_indices(*arguments)
+
+
+@pytest.mark.parametrize("frames", [100, 101, 102, 255])
+def test_each_second_keeps_clips_where_they_are(frames):
+    chosen = frame_indices(frames, 1.0, 4, 512, 4, "each_second").tolist()
+    assert chosen[:frames] == list(range(frames))
+    assert set(chosen[frames:]) <= {frames - 1} and len(chosen) % 4 == 0
+    thirty = frame_indices(30 * frames, 30.0, 4, 512, 4, "each_second").tolist()
+    assert thirty[:frames] == list(range(15, 30 * frames, 30))
+
+
+@pytest.mark.parametrize("frames", [3, 40, 600])
+def test_each_second_of_other_lengths_is_as_published(frames):
+    assert torch.equal(
+        frame_indices(frames, 1.0, 64, 512, 4, "each_second"),
+        frame_indices(frames, 1.0, 64, 512, 4),
+    )

@@ -16,6 +16,7 @@ CONFIG: dict[str, Any] = {
     "mm_vision_tower": "umt",
     "mm_hidden_size": 160,
     "vision_config": VISION,
+    "video_sampling": "each_second",
     "vocab_size": 1024,
     "hidden_size": 256,
     "intermediate_size": 320,
