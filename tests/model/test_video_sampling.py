@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from hico.model.video import frame_indices
+from hico.model._opening import frames_of
+from hico.model.load import random_model
+from hico.model.video import frame_indices, open_video
 
 # frames, fps -> how many, and the first and last of them, from the published code
 INFERENCE = {
@@ -74,3 +76,17 @@ def test_each_second_of_other_lengths_is_as_published(frames):
         frame_indices(frames, 1.0, 64, 512, 4, "each_second"),
         frame_indices(frames, 1.0, 64, 512, 4),
     )
+
+
+@pytest.mark.parametrize(
+    "mode, wanted", [("each_second", [*range(101), *[100] * 3]), ("dynamic_fps1", None)]
+)
+def test_a_model_says_how_its_videos_are_read(tmp_path, mode, wanted):
+    """In 101 seconds the published rule leaves out frames; hico-tiny's clips are of four."""
+    image = pytest.importorskip("PIL.Image")
+    for i in range(101):
+        image.new("RGB", (8, 8)).save(tmp_path / f"{i:03}.png")
+    model, _ = random_model(device="cpu")
+    model.config.video_sampling = mode
+    with open_video(tmp_path) as video:
+        assert frames_of(model, video, 512).tolist() == (wanted or frame_indices(101, 1).tolist())

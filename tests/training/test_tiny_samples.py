@@ -12,7 +12,7 @@ from hico.model.processing import VideoChatFlashProcessor, token_ids
 from hico.model.training.tiny.asking import chains_of
 from hico.model.training.tiny.bank import Bank
 from hico.model.training.tiny.levels import Level
-from hico.model.training.tiny.picks import Kept, cubes_of, some_cards, word_lines
+from hico.model.training.tiny.picks import cubes_of, some_cards, word_lines
 from hico.model.training.tiny.samples import Drawer, Stream
 from hico.model.training.tiny.tokenizer import train_tokenizer
 from hico.model.training.worlds.families import apart
@@ -146,20 +146,10 @@ def test_neighbours_come_as_cubes_faces_and_edges(bank):
             assert sum(apart(card, other) == 1 for other in some) >= near
 
 
-def kept_of(bank):
-    """The cards of one clip each, by shape and colour, where there are two."""
-    found = {}
-    for deck in bank.decks:
-        if deck.hops == 1 and deck.parts == 1:
-            for i, card in enumerate(deck.cards):
-                found.setdefault((card.shape, card.colour), []).append(Kept(card, deck.first + i))
-    return [some for some in found.values() if len(some) > 1]
-
-
 @pytest.mark.parametrize("most", [1, 5, 8, 30])
-def test_lines_of_words(bank, most):
+def test_lines_of_words(bank, tokenizer, most):
     """As many cards as wanted, in lines of eight at most; no number twice, no front twice."""
-    kept = kept_of(bank)
+    kept = Drawer(bank, tokenizer).alike
     found = [one.card for one in word_lines(np.random.default_rng(0), kept, most)]
     assert len(found) == most == len({card.number for card in found})
     assert len({(card.shape, card.colour, card.word) for card in found}) == most
@@ -169,8 +159,9 @@ def test_lines_of_words(bank, most):
 
 def test_videos_of_lines_are_of_all_decks(bank, tokenizer):
     level = Level(16, 32, rows=40, lined=1.0)
-    batch = Drawer(bank, tokenizer).batch(np.random.default_rng(0), level)
-    owner = {one.row: one.card for some in kept_of(bank) for one in some}
+    drawer = Drawer(bank, tokenizer)
+    batch = drawer.batch(np.random.default_rng(0), level)
+    owner = {one.row: one.card for some in drawer.alike for one in some}
     for row in batch.clips.tolist():
         cards = [owner[i] for i in row if i < bank.hay]
         assert len(cards) == 16 and len({card.number for card in cards}) == 16
