@@ -152,8 +152,7 @@ def _all(args: argparse.Namespace) -> int:
             f"--{name.replace('source', 'from')}: expected it of one stage, not of all"
         )
     more = [word for k in ("device", "workers") if k in given for word in (f"--{k}", str(given[k]))]
-    repeat(args.out, more, main)
-    return 0
+    return repeat(args.out, more)
 
 
 def _from_nothing(args: argparse.Namespace, device: str, tell: Callable) -> Any:

@@ -84,7 +84,8 @@ class Graphed:
                 step(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # elsewhere a loader pins memory meanwhile, which is none of the graph's
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.result = step(*self.inputs)
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:

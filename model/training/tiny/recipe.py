@@ -1,7 +1,8 @@
 """All runs of hico-tiny's training, one after the other, as recipe.yaml lists them."""
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,27 @@ def recipe() -> list[dict[str, Any]]:
     return yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
 
-def repeat(folder: Path, more: list[str], run: Callable[[list[str]], int]) -> None:
+def repeat(folder: Path, more: list[str]) -> int:
     """Runs what is not done yet, each into a folder of its own from the weights of the one before.
 
+    Each is a process of its own: compiled code and memory of one are no concern of the next.
+
     Args:
-        folder: where the folders go: "1-frames", "2-words" and so on.
+        folder: where the folders go: "1-frames", "2-clips" and so on.
         more: arguments for every run.
-        run: takes the arguments of a run.
+
+    Returns:
+        0, or the exit status of the first run that failed; those behind it are not begun.
     """
     before: list[str] = []
     for number, given in enumerate(recipe(), 1):
         out = folder / f"{number}-{given['name']}"
         if not (out / "model.safetensors").is_file():
-            run([*arguments(given), *before, "--out", str(out), *more])
+            words = [*arguments(given), *before, "--out", str(out), *more]
+            if status := subprocess.run([sys.executable, "-m", __package__, *words]).returncode:
+                return status
         before = ["--from", str(out)]
+    return 0
 
 
 def arguments(given: dict[str, Any]) -> list[str]:
